@@ -1,0 +1,289 @@
+"""The wire: what one node is and what one measurement gave, as plain frozen dataclasses.
+
+This module travels to the nodes with the probe and the fabric worker, so it uses the
+standard library only and runs under Python 3.9. Units stand in the field names. A value that
+could not be read is an :class:`Unread` with the reason, never ``None``, zero or an empty list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+WIRE_VERSION = 1
+"""Raised whenever a field changes its name or its meaning."""
+
+UNLIMITED = -1
+"""Stands for "no limit" in resource limits, as in ``resource.RLIM_INFINITY``."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A value that could not be read.
+
+    ``absent``: the thing is not there (no NVML library, no MPI). ``unsupported``: it is there
+    and does not have this property. ``denied``: it needs more privilege. ``failed``: reading
+    it went wrong. ``timeout``: it did not answer in time.
+    """
+
+    unread: Literal["absent", "unsupported", "denied", "failed", "timeout"]
+    why: str
+
+
+@dataclass(frozen=True)
+class System:
+    """Operating system and identity of a node."""
+
+    hostname: str
+    os_id: str
+    os_version: str
+    os_name: str
+    kernel: str
+    architecture: str
+    python: str
+    boot_id: str
+    uptime_s: float
+    virtualization: str
+    """``none``, or what ``systemd-detect-virt`` says: ``systemd-nspawn``, ``kvm``, ``docker``."""
+
+
+@dataclass(frozen=True)
+class NumaNode:
+    """One NUMA node: its CPUs in kernel list form (``0-15,32-47``) and its memory."""
+
+    index: int
+    cpus: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """Processors of a node."""
+
+    model: str
+    sockets: Union[int, Unread]
+    cores: Union[int, Unread]
+    threads: int
+    governor: Union[str, Unread]
+    load_1m: float
+    numa: Union[list[NumaNode], Unread]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of a node, from ``/proc/meminfo``."""
+
+    total_bytes: int
+    available_bytes: int
+    swap_total_bytes: int
+    swap_used_bytes: int
+
+
+@dataclass(frozen=True)
+class Filesystem:
+    """One mounted file system. ``free_bytes`` is what an ordinary user may still write."""
+
+    mountpoint: str
+    device: str
+    fstype: str
+    total_bytes: int
+    free_bytes: int
+    inodes_total: int
+    inodes_free: int
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One network interface and its counters since boot."""
+
+    name: str
+    up: bool
+    mtu_bytes: int
+    speed_bits_per_s: Union[int, Unread]
+    """Link speed; ``unsupported`` for virtual interfaces, whose figure means nothing."""
+    driver: Union[str, Unread]
+    addresses: list[str]
+    rx_bytes: int
+    tx_bytes: int
+    rx_packets: int
+    tx_packets: int
+    rx_errors: int
+    tx_errors: int
+    rx_dropped: int
+    tx_dropped: int
+
+
+@dataclass(frozen=True)
+class TimeSync:
+    """What keeps the node's clock: ``chrony``, ``systemd-timesyncd``, ``ntpd`` or ``none``."""
+
+    service: str
+    synchronized: Union[bool, Unread]
+    offset_s: Union[float, Unread]
+    """The service's own estimate of how far the clock is from its source."""
+    source: Union[str, Unread]
+
+
+@dataclass(frozen=True)
+class ResourceLimits:
+    """Limits that a new process of this login has, and what the configuration files ask for.
+
+    The two differ where the machine forbids the change (a container without
+    CAP_SYS_RESOURCE) or where the login does not pass PAM. ``UNLIMITED`` (-1) is no limit.
+    """
+
+    memlock_bytes: int
+    nofile: int
+    memlock_configured_bytes: Union[int, Unread]
+    nofile_configured: Union[int, Unread]
+    may_raise: bool
+    """Whether this machine lets root raise hard limits (CAP_SYS_RESOURCE in the bounding set)."""
+
+
+@dataclass(frozen=True)
+class Mpi:
+    """An MPI implementation found on the node (``implementation``: ``openmpi``)."""
+
+    implementation: str
+    version: str
+    mpirun: str
+    """Absolute path of its ``mpirun``."""
+    launch_daemon: str
+    """``orted`` (Open MPI 4) or ``prted`` (Open MPI 5), as an absolute path."""
+
+
+@dataclass(frozen=True)
+class NvidiaDriver:
+    """The NVIDIA kernel driver: the loaded module, and what is installed for the next boot."""
+
+    loaded_version: Union[str, Unread]
+    installed_version: Union[str, Unread]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML sees it."""
+
+    index: int
+    uuid: str
+    name: str
+    pci_bus_id: str
+    memory_total_bytes: int
+    temperature_c: Union[int, Unread]
+    power_w: Union[float, Unread]
+    ecc_uncorrected_volatile: Union[int, Unread]
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of a node: NVIDIA display controllers on the PCI bus, and those that NVML answers for.
+
+    A GPU that fell off the bus is on neither list; one whose driver is gone is only on PCI.
+    """
+
+    pci_count: Union[int, Unread]
+    driver_version: Union[str, Unread]
+    nvml: Union[list[Gpu], Unread]
+    simulated: bool
+    """True when the NVML library says that it is the lab's simulation."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Which of the cluster's node names this node resolves, and to what (empty: does not)."""
+
+    resolved: dict[str, str]
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """All that the probe read on one node."""
+
+    system: Union[System, Unread]
+    cpu: Union[Cpu, Unread]
+    memory: Union[Memory, Unread]
+    filesystems: Union[list[Filesystem], Unread]
+    nics: Union[list[Nic], Unread]
+    time_sync: Union[TimeSync, Unread]
+    limits: Union[ResourceLimits, Unread]
+    names: Union[Names, Unread]
+    mpi: Union[Mpi, Unread]
+    nvidia_driver: Union[NvidiaDriver, Unread]
+    gpus: Union[Gpus, Unread]
+    wire_version: int = WIRE_VERSION
+
+
+@dataclass(frozen=True)
+class ClockOffset:
+    """The node's clock minus the controller's.
+
+    Measured by exchanging time stamps over the open SSH channel; the true offset lies within
+    ``uncertainty_s``, half the shortest round trip seen (Cristian 1989).
+    """
+
+    offset_s: float
+    uncertainty_s: float
+
+
+@dataclass(frozen=True)
+class LinkSample:
+    """One measurement of one ordered pair of nodes: data flowed from ``source`` to ``target``."""
+
+    source: str
+    target: str
+    latency_s: float
+    """Half of the median round trip of a 1-byte ping-pong."""
+    bandwidth_bytes_per_s: float
+    """Payload bytes over the time from the first send to the receiver's acknowledgement."""
+    bytes_sent: int
+    round_index: int
+    """0-based round of the schedule; repeats of suspicious pairs follow the last round."""
+
+
+@dataclass(frozen=True)
+class AllreduceSample:
+    """An allreduce over all ranks at one size.
+
+    ``algbw`` = size/time, ``busbw`` = algbw * 2(n-1)/n (nccl-tests, doc/PERFORMANCE.md).
+    """
+
+    size_bytes: int
+    ranks: int
+    times_s: list[float]
+    """Each repetition's time, the slowest rank's."""
+    wrong_elements: dict[str, int]
+    """Per node: elements of the result that were not the exact expected value. Empty: none."""
+
+
+@dataclass(frozen=True)
+class NetworkCounters:
+    """TCP counters of a node over the fabric run (end minus start), from ``/proc/net/snmp``."""
+
+    node: str
+    tcp_segments_sent: int
+    tcp_segments_retransmitted: int
+
+
+@dataclass(frozen=True)
+class FabricFacts:
+    """What one run of the fabric worker gave, or how far it came.
+
+    ``nodes`` took part in rank order. A planned pair or size with no sample is explained by
+    ``incomplete`` (empty: the run finished) and, per node, by ``lost``.
+    """
+
+    mpi: str
+    nodes: list[str]
+    links: list[LinkSample]
+    allreduce: list[AllreduceSample]
+    counters: list[NetworkCounters]
+    incomplete: str
+    lost: dict[str, str]
+    """Node -> why it left the measurement (its daemon never joined, its connection broke)."""
+
+
+def to_json(value: Any) -> Any:
+    """Give a dataclass of this module as plain JSON types."""
+    return dataclasses.asdict(value)
