@@ -115,7 +115,8 @@ class Report:
     """ISO 8601, UTC."""
     duration_s: float
     clusterctl_version: str
-    interrupted: bool = False
+    interrupted_by_signal: int = 0
+    """The signal that ended the examination early; 0: it came to its end."""
     simulated: list[str] = field(default_factory=list)
     """What in this report was simulated, in words; empty for real machines."""
     report_version: int = REPORT_VERSION
@@ -123,13 +124,13 @@ class Report:
     @property
     def verdict(self) -> Verdict:
         """READY, or not."""
-        return verdict(self.findings) if not self.interrupted else Verdict.NOT_READY
+        return Verdict.NOT_READY if self.interrupted_by_signal else verdict(self.findings)
 
     @property
     def exit_code(self) -> ExitCode:
         """Exit code that says the same as the verdict."""
-        if self.interrupted:
-            return ExitCode.INTERRUPTED
+        if self.interrupted_by_signal:
+            return ExitCode(128 + self.interrupted_by_signal)
         statuses = {finding.status for finding in self.findings}
         if Status.FAIL in statuses:
             return ExitCode.FAILED

@@ -1,0 +1,1 @@
+"""Renderers: a Report as text for people and machines. None of them decides anything."""

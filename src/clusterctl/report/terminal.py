@@ -1,0 +1,208 @@
+"""A Report for a tired person: what is wrong first, the verdict last."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from ClusterShell.NodeSet import NodeSet
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from clusterctl.decode import show
+from clusterctl.facts import AllreduceSample, FabricFacts, NodeFacts, Unread
+from clusterctl.findings import Finding, NodeExam, Report, Status, Verdict
+
+STYLES = {
+    Status.FAIL: "bold red",
+    Status.UNKNOWN: "bold magenta",
+    Status.WARN: "bold yellow",
+    Status.SKIP: "dim",
+    Status.PASS: "green",
+}
+WORST_FIRST = sorted(Status, key=list(Status).index, reverse=True)
+_FOLDABLE = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def render(report: Report, console: Console, *, verbose: bool = False) -> None:
+    """Print what is wrong, what was measured, and the verdict; with ``verbose``, every finding."""
+    shown = WORST_FIRST if verbose else [Status.FAIL, Status.UNKNOWN, Status.WARN]
+    for status in shown:
+        for group in _alike(f for f in report.findings if f.status is status):
+            console.print(_block(group))
+    if not verbose:
+        for line in _skips(report.findings):
+            console.print(line)
+    console.print(_examined(report))
+    for line in _measured(report.fabric):
+        console.print(line)
+    console.print(_tally(report))
+    console.print(_verdict(report))
+
+
+def fold(names: Iterable[str]) -> str:
+    """Give node names in the short form of HPC tools: ``node[1-3,7]``."""
+    unique = sorted(set(names))
+    if all(_FOLDABLE.fullmatch(name) for name in unique):
+        return str(NodeSet.fromlist(unique))
+    return ", ".join(show(name) for name in unique)
+
+
+def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Group findings that differ only in their subject, in order of first appearance."""
+    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[(finding.check, _without_names(finding), finding.limit)].append(finding)
+    return list(groups.values())
+
+
+def _without_names(finding: Finding) -> str:
+    """Give the evidence with the subject's own names blanked, so that equal troubles fold."""
+    names = [re.escape(n) for n in (finding.subject.node, finding.subject.peer) if n]
+    return re.sub(rf"(?<![\w-])({'|'.join(names)})(?![\w-])", "*", finding.evidence) if names else (
+        finding.evidence
+    )
+
+
+def _subjects(group: Sequence[Finding]) -> str:
+    if any(f.subject.peer or f.subject.gpu is not None for f in group):
+        if len(group) == 1:
+            return show(str(group[0].subject))
+        ends = {name for f in group for name in (f.subject.node, f.subject.peer) if name}
+        return f"{len(group)} links of {fold(ends)}" if group[0].subject.peer else fold(ends)
+    return fold(f.subject.node for f in group) if group[0].subject.node else "cluster"
+
+
+def _block(group: Sequence[Finding]) -> Group:
+    first = group[0]
+    head = Text.assemble(
+        (f"{first.status.value.upper():<8}", STYLES[first.status]),
+        (_subjects(group), "bold"),
+        (f"  {first.check}", "dim"),
+    )
+    body = Table.grid(padding=(0, 2))
+    body.add_column(style="dim", width=6)
+    body.add_column(overflow="fold")
+    body.add_row("seen", Text(show(first.evidence)))
+    if first.limit:
+        body.add_row("limit", Text(show(first.limit)))
+    if first.remedy:
+        body.add_row("do", Text(show(first.remedy)))
+    return Group(head, Padding(body, (0, 0, 1, 8)))
+
+
+def _skips(findings: Sequence[Finding]) -> list[Text]:
+    return [
+        Text(f"skipped {group[0].check} on {_subjects(group)}: {show(group[0].evidence)}", "dim")
+        for group in _alike(f for f in findings if f.status is Status.SKIP)
+    ]
+
+
+def _examined(report: Report) -> Group:
+    """One line for each kind of node: its operating system, size, MPI and GPUs."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for name, exam in report.nodes.items():
+        kinds[_kind(exam)].append(name)
+    return Group(*(Text(f"{fold(names)}: {kind}") for kind, names in kinds.items()))
+
+
+def _kind(exam: NodeExam) -> str:
+    if not isinstance(exam.facts, NodeFacts):
+        return f"no facts ({show(exam.facts.kind)})"
+    facts = exam.facts
+    parts = []
+    if not isinstance(facts.system, Unread):
+        parts += [show(facts.system.os_name), f"kernel {show(facts.system.kernel)}"]
+    if not isinstance(facts.cpu, Unread):
+        parts.append(f"{facts.cpu.threads} CPUs")
+    if not isinstance(facts.memory, Unread):
+        parts.append(f"{facts.memory.total_bytes / 2**30:.0f} GiB")
+    if isinstance(facts.mpi, Unread):
+        parts.append("no MPI")
+    else:
+        parts.append(f"{show(facts.mpi.implementation)} {show(facts.mpi.version)}")
+    parts.append(_gpus(facts))
+    return ", ".join(parts)
+
+
+def _gpus(facts: NodeFacts) -> str:
+    if isinstance(facts.gpus, Unread):
+        return "GPUs not read"
+    if isinstance(facts.gpus.nvml, Unread):
+        return f"{facts.gpus.pci_count} GPUs on PCI" if facts.gpus.pci_count != 0 else "no GPU"
+    models = Counter(show(gpu.name) for gpu in facts.gpus.nvml)
+    label = "simulated " if facts.gpus.simulated else ""
+    return ", ".join(f"{n} {label}{name}" for name, n in models.items()) or "no GPU"
+
+
+def _measured(fabric: FabricFacts | Unread) -> list[Text]:
+    if isinstance(fabric, Unread):
+        return []
+    lines = []
+    if fabric.links:
+        rates = [link.bandwidth_bytes_per_s for link in fabric.links]
+        latencies = [link.latency_s for link in fabric.links]
+        pairs = {frozenset((link.source, link.target)) for link in fabric.links}
+        lines.append(
+            Text(
+                f"network: {len(pairs)} pairs both ways, bandwidth {_rate(min(rates))} to "
+                f"{_rate(max(rates))}, median {_rate(median(rates))}; "
+                f"latency median {median(latencies) * 1e6:.0f} us"
+            )
+        )
+    if fabric.allreduce:
+        lines.append(Text(_allreduce(max(fabric.allreduce, key=lambda s: s.size_bytes))))
+    return lines
+
+
+def _allreduce(sample: AllreduceSample) -> str:
+    algbw = sample.size_bytes / median(sample.times_s)
+    busbw = algbw * 2 * (sample.ranks - 1) / sample.ranks
+    verified = "WRONG RESULT" if sample.wrong_elements else "every element right"
+    return (
+        f"allreduce: {sample.ranks} ranks, {sample.size_bytes / 2**20:.0f} MiB, "
+        f"algbw {_rate(algbw)}, busbw {_rate(busbw)}, {verified}"
+    )
+
+
+def _rate(bytes_per_s: float) -> str:
+    return (
+        f"{bytes_per_s / 1e9:.2f} GB/s" if bytes_per_s >= 1e9 else f"{bytes_per_s / 1e6:.1f} MB/s"
+    )
+
+
+def _tally(report: Report) -> Text:
+    counts = Counter(finding.status for finding in report.findings)
+    said = ", ".join(f"{counts[status]} {status.value}" for status in WORST_FIRST if counts[status])
+    return Text(f"{len(report.nodes)} nodes, {report.duration_s:.1f} s: {said}", "dim")
+
+
+def _verdict(report: Report) -> Text:
+    if report.verdict is Verdict.READY:
+        return Text.assemble(("READY", "bold white on green"), _simulated(report))
+    text = Text.assemble(("NOT READY", "bold white on red"), _simulated(report))
+    if report.interrupted_by_signal:
+        return text.append("  interrupted before it was finished")
+    for status, words in ((Status.FAIL, ""), (Status.UNKNOWN, "could not be determined: ")):
+        culprits = _alike(f for f in report.findings if f.status is status)
+        if culprits:
+            return text.append("  " + words + _summary(culprits))
+    return text.append("  nothing was examined")
+
+
+def _summary(groups: list[list[Finding]]) -> str:
+    """Name each culprit once, with the checks that it broke."""
+    broken: dict[str, list[str]] = defaultdict(list)
+    for group in groups:
+        broken[_subjects(group)].append(group[0].check)
+    named = [f"{who} ({', '.join(checks)})" for who, checks in broken.items()]
+    more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+    return "; ".join(named[:4]) + more
+
+
+def _simulated(report: Report) -> str:
+    return f"  [simulated: {'; '.join(map(show, report.simulated))}]" if report.simulated else ""
