@@ -240,6 +240,10 @@ class LinkSample:
     bytes_sent: int
     round_index: int
     """0-based round of the schedule; repeats of suspicious pairs follow the last round."""
+    segments_sent: Union[int, Unread] = Unread("absent", "TCP segments were not counted")
+    """TCP segments that ``source`` sent while this direction's bandwidth was measured."""
+    segments_retransmitted: Union[int, Unread] = Unread("absent", "TCP segments were not counted")
+    """How many of them were repetitions: what got lost on the way to ``target``."""
 
 
 @dataclass(frozen=True)

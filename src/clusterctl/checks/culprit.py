@@ -1,0 +1,198 @@
+"""Which end, or which path, explains a slow pair of nodes.
+
+A transfer is as fast as its slowest part: ``bw(i, j) = min(send(i), receive(j), path(i, j))``.
+What a node can do therefore shows with its best partners, and an average over partners would
+blame a healthy node for a sick one. Every estimate here is an order statistic over partners,
+taken from the side that bad partners do not reach: the upper quartile for bandwidth, the lower
+quartile for what adds up instead, latency and loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+
+from clusterctl.facts import LinkSample, Unread
+
+NOISE_FLOOR = 0.01
+"""Least relative noise assumed of a pair, so that quiet data does not make trifles significant."""
+
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation over median absolute deviation of a normal distribution."""
+
+Pair = tuple[str, str]
+
+
+def upper_quartile(values: Iterable[float]) -> float:
+    """Give the value at the third quartile, the higher one where it falls between two."""
+    ordered = sorted(values)
+    return ordered[math.ceil(0.75 * (len(ordered) - 1))]
+
+
+def lower_quartile(values: Iterable[float]) -> float:
+    """Give the value at the first quartile, the lower one where it falls between two."""
+    ordered = sorted(values)
+    return ordered[math.floor(0.25 * (len(ordered) - 1))]
+
+
+def upper_median(values: Iterable[float]) -> float:
+    """Give the middle value, the higher one of two."""
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+
+
+def lower_median(values: Iterable[float]) -> float:
+    """Give the middle value, the lower one of two."""
+    ordered = sorted(values)
+    return ordered[(len(ordered) - 1) // 2]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What was measured between nodes, by (source, target)."""
+
+    bandwidth: Mapping[Pair, float]
+    """Bytes per second, the median where a pair was measured repeatedly."""
+    latency: Mapping[Pair, float]
+    """Seconds, the median likewise; both orders of a pair hold the same figure."""
+    loss: Mapping[Pair, float | Unread]
+    """Share of TCP segments that the source had to send again."""
+
+    @classmethod
+    def from_samples(cls, samples: Iterable[LinkSample]) -> Network:
+        """Gather the samples of each pair."""
+        by_pair: dict[Pair, list[LinkSample]] = defaultdict(list)
+        for sample in samples:
+            by_pair[sample.source, sample.target].append(sample)
+        return cls(
+            bandwidth={p: median(s.bandwidth_bytes_per_s for s in of) for p, of in by_pair.items()},
+            latency={
+                pair: median(s.latency_s for s in of + by_pair.get(pair[::-1], []))
+                for pair, of in by_pair.items()
+            },
+            loss={pair: _loss(of) for pair, of in by_pair.items()},
+        )
+
+    @cached_property
+    def _by_source(self) -> dict[str, list[Pair]]:
+        return _group(self.bandwidth, 0)
+
+    @cached_property
+    def _by_target(self) -> dict[str, list[Pair]]:
+        return _group(self.bandwidth, 1)
+
+    def partners(self, node: str) -> int:
+        """Count the nodes that this one was measured with, both ways."""
+        return min(len(self._by_source.get(node, ())), len(self._by_target.get(node, ())))
+
+    @cached_property
+    def send(self) -> dict[str, float]:
+        """What each node can send, in bytes per second."""
+        return {
+            n: upper_quartile(self.bandwidth[p] for p in of) for n, of in self._by_source.items()
+        }
+
+    @cached_property
+    def receive(self) -> dict[str, float]:
+        """What each node can receive, in bytes per second."""
+        return {
+            n: upper_quartile(self.bandwidth[p] for p in of) for n, of in self._by_target.items()
+        }
+
+    @cached_property
+    def usual_send(self) -> float:
+        """What nodes of this cluster usually send: the upper median of them."""
+        return upper_median(self.send.values())
+
+    @cached_property
+    def usual_receive(self) -> float:
+        """What nodes of this cluster usually receive: the upper median of them."""
+        return upper_median(self.receive.values())
+
+    def expected(self, pair: Pair) -> float:
+        """Give the bandwidth that the slower of the two ends allows."""
+        source, target = pair
+        return min(self.send[source], self.receive[target])
+
+    @cached_property
+    def noise(self) -> float:
+        """Relative standard deviation of one pair around what its ends allow.
+
+        From the median absolute deviation, which neither slow nodes (their ends explain them)
+        nor a minority of bad paths can move.
+        """
+        shares = [
+            bandwidth / expected
+            for pair, bandwidth in self.bandwidth.items()
+            if (expected := self.expected(pair)) > 0
+        ]
+        if not shares:
+            return NOISE_FLOOR
+        centre = median(shares)
+        return max(NOISE_FLOOR, MAD_TO_SIGMA * median(abs(s - centre) for s in shares))
+
+    def node_noise(self, node: str) -> float:
+        """Relative standard error of :attr:`send` and :attr:`receive` of a node.
+
+        Of a quartile over m normal values: ``sigma * sqrt(3/16) / (density * sqrt(m))``, with
+        the density at the quartile 0.318, hence 1.36 sigma / sqrt(m).
+        """
+        return 1.36 * self.noise / math.sqrt(max(1, self.partners(node)))
+
+    @cached_property
+    def node_latency(self) -> dict[str, float]:
+        """Seconds that each node takes with its better partners."""
+        return {n: lower_quartile(self.latency[p] for p in of) for n, of in self._by_source.items()}
+
+    @cached_property
+    def usual_latency(self) -> float:
+        """Seconds that nodes of this cluster usually take: the lower median of them."""
+        return lower_median(self.node_latency.values())
+
+    def expected_latency(self, pair: Pair) -> float:
+        """Give the latency that the two ends explain: both exceed the usual, and these add."""
+        a, b = pair
+        usual = self.usual_latency
+        return usual + sum(max(0.0, self.node_latency[n] - usual) for n in (a, b))
+
+    @cached_property
+    def lost_sending(self) -> dict[str, float | Unread]:
+        """Share of segments that each node loses towards its better partners."""
+        return {n: _least(self.loss[p] for p in of) for n, of in self._by_source.items()}
+
+    @cached_property
+    def lost_receiving(self) -> dict[str, float | Unread]:
+        """Share of segments that get lost on the way to each node from its better partners."""
+        return {n: _least(self.loss[p] for p in of) for n, of in self._by_target.items()}
+
+
+def _group(pairs: Iterable[Pair], end: int) -> dict[str, list[Pair]]:
+    grouped: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        grouped[pair[end]].append(pair)
+    return dict(grouped)
+
+
+def _loss(samples: Iterable[LinkSample]) -> float | Unread:
+    sent = repeated = 0
+    for sample in samples:
+        if isinstance(sample.segments_sent, Unread):
+            return sample.segments_sent
+        if isinstance(sample.segments_retransmitted, Unread):
+            return sample.segments_retransmitted
+        sent += sample.segments_sent
+        repeated += sample.segments_retransmitted
+    return repeated / sent if sent else 0.0
+
+
+def _least(shares: Iterable[float | Unread]) -> float | Unread:
+    read: list[float] = []
+    for share in shares:
+        if isinstance(share, Unread):
+            return share
+        read.append(share)
+    return lower_quartile(read)
