@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from clusterctl.checks import node
+from clusterctl.checks import cluster, gpu, link, network, node, software
 from clusterctl.checks.base import Check, Evidence, Level, Scope, check, known, unknown
 from clusterctl.findings import Finding, Outcome, Subject
 
@@ -23,7 +23,7 @@ __all__ = [
     "plan",
 ]
 
-_MODULES = (node,)
+_MODULES = (node, software, gpu, network, link, cluster)
 
 
 @dataclass(frozen=True)

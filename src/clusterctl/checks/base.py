@@ -125,6 +125,11 @@ def number(value: Any, name: str) -> float:
         ) from None
 
 
+def source(key: str, site: float | None) -> str:
+    """Say where a limit comes from: the site's inventory, or this program."""
+    return "default" if site is None else f"inventory: doctor_limits.{key}"
+
+
 @dataclass(frozen=True)
 class NodeView:
     """What a check of a node is given."""
