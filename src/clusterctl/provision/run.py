@@ -1,0 +1,139 @@
+"""One run of the playbook: start it, follow its events, stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from clusterctl.inventory import Secret
+from clusterctl.provision.cleanup import MARKER, sweep
+
+_FORKS_MAX = 100
+_TASK_LIMIT_S = 3600
+_STOP_GRACE_S = 10.0
+
+_DEFAULTS = {
+    "ANSIBLE_PIPELINING": "True",
+    # ansible-runner would switch it off.
+    "ANSIBLE_HOST_KEY_CHECKING": "True",
+    # A node that freezes is given up after a minute of silence.
+    "ANSIBLE_SSH_EXTRA_ARGS": "-o ServerAliveInterval=15 -o ServerAliveCountMax=4",
+    "ANSIBLE_TASK_TIMEOUT": str(_TASK_LIMIT_S),
+    "ANSIBLE_NOCOLOR": "True",
+}
+"""Settings of Ansible that the user's own environment may override."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for, in Ansible's own terms."""
+
+    inventory: str
+    playbook: Path
+    limit: str | None = None
+    tags: str | None = None
+    check: bool = False
+    diff: bool = False
+    vault_password_files: tuple[str, ...] = ()
+    become_password: Secret | None = None
+    vault_password: Secret | None = None
+
+    def arguments(self) -> list[str]:
+        """Give the arguments of ``ansible-playbook``. They show in process lists: no secret."""
+        arguments = ["-i", self.inventory, "--forks", str(_FORKS_MAX)]
+        arguments += ["--limit", self.limit] if self.limit else []
+        arguments += ["--tags", self.tags] if self.tags else []
+        arguments += ["--check"] if self.check else []
+        arguments += ["--diff"] if self.diff else []
+        for file in self.vault_password_files:
+            arguments += ["--vault-password-file", file]
+        arguments += ["--ask-become-pass"] if self.become_password else []
+        arguments += ["--ask-vault-pass"] if self.vault_password else []
+        return arguments
+
+    def passwords(self) -> dict[str, str]:
+        """Give the answers to Ansible's prompts, by pattern. Secret."""
+        prompts = {
+            r"^BECOME password.*:\s*?$": self.become_password,
+            r"^Vault password.*:\s*?$": self.vault_password,
+        }
+        return {prompt: secret.reveal() for prompt, secret in prompts.items() if secret}
+
+
+class Run:
+    """A running playbook. Iterate over :meth:`events`; then ``return_code`` is Ansible's."""
+
+    def __init__(self, request: Request, run_id: str, scratch: Path, log: Path) -> None:
+        self.return_code: int | None = None
+        self._id, self._scratch = run_id, scratch
+        order = {
+            "scratch": str(scratch),
+            "folder": str(Path.cwd()),
+            "playbook": str(request.playbook),
+            "arguments": request.arguments(),
+            "passwords": request.passwords(),
+        }
+        with log.open("wb") as log_file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "clusterctl.provision.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                env=_environment(run_id, scratch),
+                # Ctrl-C on the terminal is for us to pass on.
+                start_new_session=True,
+            )
+        _pipe(self._process.stdin).write(json.dumps(order).encode() + b"\n")
+        _pipe(self._process.stdin).flush()
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """Give Ansible's events as they come, until the run has ended or was stopped."""
+        for line in _pipe(self._process.stdout):
+            event: dict[str, Any] = json.loads(line)
+            if event["event"] == "ended":
+                self.return_code = event["rc"]
+            else:
+                yield event
+
+    def stop(self) -> None:
+        """Ask the child to cancel the run; its events end soon after."""
+        with suppress(OSError, ValueError):
+            _pipe(self._process.stdin).close()
+
+    def kill(self) -> None:
+        """End every process of the run at once; its events end with them."""
+        sweep(self._id, self._scratch)
+
+    def close(self) -> None:
+        """See that nothing of the run is left on this machine, whatever state it is in."""
+        self.stop()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_GRACE_S)
+        self.kill()
+        self._process.wait()
+        _pipe(self._process.stdout).close()
+
+
+def _environment(run_id: str, scratch: Path) -> dict[str, str]:
+    environment = {**_DEFAULTS, **os.environ}
+    environment |= {
+        MARKER: run_id,
+        # ansible-runner looks for ansible-playbook there, and this one belongs to our Python.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(scratch / "cp"),
+        "ANSIBLE_LOCAL_TEMP": str(scratch / "tmp"),
+        "PYTHONWARNINGS": "ignore",
+    }
+    return environment
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None  # noqa: S101 - Popen was given PIPE
+    return pipe
