@@ -172,6 +172,7 @@ class NodeView:
 
     def network(self) -> Network:
         """Give the measured network; ends the check when it was not measured on this node."""
+        _ = self.facts
         return _measured_network(self.evidence, self.name)
 
     def limit(self, key: str) -> float | None:

@@ -45,7 +45,7 @@ def mpi_same(evidence: Evidence) -> Outcome:
     )
     if len({(i, tuple(v.split(".")[:2])) for i, v in versions}) > 1:
         return fail(seen, limit, remedy)
-    if unread:
+    if unread or not versions:
         return unknown(f"no MPI known of {_names(unread)}" + (f"; {seen}" if seen else ""))
     if len(versions) > 1:
         return warn(seen, limit, remedy)

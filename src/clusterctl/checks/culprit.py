@@ -24,6 +24,9 @@ NOISE_FLOOR = 0.01
 MAD_TO_SIGMA = 1.4826
 """Standard deviation over median absolute deviation of a normal distribution."""
 
+REPEATED_MIN = 10
+"""Fewer segments sent again are no loss: TCP repeats some on suspicion alone (RFC 8985)."""
+
 Pair = tuple[str, str]
 
 
@@ -186,7 +189,7 @@ def _loss(samples: Iterable[LinkSample]) -> float | Unread:
             return sample.segments_retransmitted
         sent += sample.segments_sent
         repeated += sample.segments_retransmitted
-    return repeated / sent if sent else 0.0
+    return repeated / sent if sent and repeated >= REPEATED_MIN else 0.0
 
 
 def _least(shares: Iterable[float | Unread]) -> float | Unread:

@@ -216,7 +216,7 @@ def _is_address_of(node: NodeView, name: str, address: str) -> bool:
     if address.startswith("127.") or address == "::1":
         return False
     facts = node.evidence.answered.get(name)
-    if facts is None or isinstance(facts.nics, Unread):
+    if facts is None:
         return True
-    own = {a.split("/")[0] for nic in facts.nics for a in nic.addresses}
+    own = {a.split("/")[0] for nic in known(facts.nics) for a in nic.addresses}
     return not own or address in own
