@@ -1,0 +1,334 @@
+"""Measures links and collectives. Runs under MPI, one process a rank, started by ``mpirun``.
+
+Rank 0 reads orders from standard input, one JSON object a line, and prints answers, each a line
+that starts with the marker given as the only argument::
+
+    {"pairs": [[rank, rank], ...]}      -> {"pair": [...]} as each is done, then {"round": true}
+    {"allreduce": {"budget_s": s, "max_bytes": n}}
+                                        -> {"allreduce": {...}} a size, then {"swept": true}
+    {"end": true}                       -> all ranks leave
+
+The first line it prints is ``{"nodes": [...], "mpi": ...}``: each rank's node, by the name that
+the node's supervisor put into its environment. Python 3.9; needs mpi4py and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from mpi4py import MPI
+
+from clusterctl.fabric.supervise import tcp_segments
+
+NODE_VARIABLE = "CLUSTERCTL_NODE"
+
+ORDER, RESULT, PING, CHUNK, COUNT, ACK = range(1, 7)
+"""Message tags."""
+
+IDLE_S = 0.0005
+"""Pause between looks for a message while waiting for orders: MPI's own waiting spins, and on a
+machine whose ranks share cores that would take time from those that are being measured."""
+
+LATENCY_BUDGET_S = 0.02
+LATENCY_MIN_ROUND_TRIPS = 20
+LATENCY_MAX_ROUND_TRIPS = 1000
+
+STREAM_BUDGET_S = 0.18
+"""How long one direction of a pair is measured for."""
+SETTLED_S = 0.02
+"""Warm-up doubles its messages until one takes this long: by then connections are up, buffers
+are registered, token buckets (256 kB in common shapers) are empty and the rate is known."""
+FIRST_WARM_UP_BYTES = 1 << 16
+LAST_WARM_UP_BYTES = 1 << 26
+CHUNK_MIN_BYTES = 1 << 16
+CHUNK_MAX_BYTES = 1 << 22
+CHUNKS_WANTED = 64
+WINDOW = 8
+"""Messages in flight, so that the link is never idle between two of them."""
+SKIPPED_SHARE = 0.25
+"""Share of a stream that passes before the clock starts, so that what send buffers and shapers
+swallow at once is not counted as speed."""
+
+ALLREDUCE_FIRST_BYTES = 8
+ALLREDUCE_STEP = 4
+ALLREDUCE_MIN_REPETITIONS = 3
+ALLREDUCE_MAX_REPETITIONS = 20
+PATTERN_ELEMENTS = 257
+"""Period of the reduced data: a prime, so that a block that lands elsewhere shows."""
+
+
+def measure_latency(comm: MPI.Comm, peer: int, leads: bool) -> float:
+    """Give half of the median round trip of a 1-byte message, in seconds (0.0 if not leading)."""
+    ping, pong = bytearray(1), bytearray(1)
+    send, receive = [ping, 1, MPI.BYTE], [pong, 1, MPI.BYTE]
+    trips: list[float] = []
+    if not leads:
+        while True:
+            comm.Recv(receive, source=peer, tag=PING)
+            comm.Send(receive, dest=peer, tag=PING)
+            if pong[0]:
+                return 0.0
+    until = time.perf_counter() + LATENCY_BUDGET_S
+    while not ping[0]:
+        start = time.perf_counter()
+        enough = start > until and len(trips) >= LATENCY_MIN_ROUND_TRIPS
+        ping[0] = enough or len(trips) >= LATENCY_MAX_ROUND_TRIPS
+        comm.Send(send, dest=peer, tag=PING)
+        comm.Recv(receive, source=peer, tag=PING)
+        trips.append(time.perf_counter() - start)
+    return statistics.median(trips[len(trips) // 10 :]) / 2
+
+
+def warm_up(comm: MPI.Comm, peer: int, leads: bool) -> None:
+    """Bring the connection up with one small message each way."""
+    note = bytearray(1)
+    if leads:
+        comm.Send([note, 1, MPI.BYTE], dest=peer, tag=ACK)
+        comm.Recv([note, 1, MPI.BYTE], source=peer, tag=ACK)
+    else:
+        comm.Recv([note, 1, MPI.BYTE], source=peer, tag=ACK)
+        comm.Send([note, 1, MPI.BYTE], dest=peer, tag=ACK)
+
+
+class Stream(NamedTuple):
+    """What the receiving end saw of a stream."""
+
+    bytes_per_s: float
+    bytes_sent: int
+    segments: list[int] | None
+    """TCP segments [sent, sent again] by the sender meanwhile; None where they are not counted."""
+
+
+def send_stream(comm: MPI.Comm, peer: int, buffer: memoryview) -> Stream:
+    """Send to ``peer`` for about :data:`STREAM_BUDGET_S`; give what it says it received."""
+    note = bytearray(8)
+    before = tcp_segments()
+    size = FIRST_WARM_UP_BYTES
+    while True:
+        start = time.perf_counter()
+        comm.Send(struct.pack("q", size), dest=peer, tag=COUNT)
+        comm.Send([buffer[:size], size, MPI.BYTE], dest=peer, tag=CHUNK)
+        comm.Recv([note, 8, MPI.BYTE], source=peer, tag=ACK)
+        elapsed = time.perf_counter() - start
+        if elapsed >= SETTLED_S or size >= LAST_WARM_UP_BYTES:
+            break
+        size *= 2
+    wanted = size / elapsed * STREAM_BUDGET_S
+    chunk = CHUNK_MIN_BYTES
+    while chunk < CHUNK_MAX_BYTES and chunk * CHUNKS_WANTED < wanted:
+        chunk *= 2
+    count = max(WINDOW, round(wanted / chunk))
+    comm.Send(struct.pack("qq", -count, chunk), dest=peer, tag=COUNT)
+    window: list[MPI.Request] = []
+    for index in range(count):
+        if len(window) == WINDOW:
+            window.pop(0).Wait()
+        at = index % WINDOW * chunk
+        window.append(comm.Isend([buffer[at : at + chunk], chunk, MPI.BYTE], dest=peer, tag=CHUNK))
+    MPI.Request.Waitall(window)
+    comm.Recv([note, 8, MPI.BYTE], source=peer, tag=ACK)
+    after = tcp_segments()
+    segments = [b - a for a, b in zip(before, after)] if before and after else None
+    return Stream(struct.unpack("d", note)[0], count * chunk, segments)
+
+
+def receive_stream(comm: MPI.Comm, peer: int, buffer: memoryview) -> None:
+    """Receive what :func:`send_stream` sends and tell it the rate seen in the steady part."""
+    order = bytearray(16)
+    while True:
+        status = MPI.Status()
+        comm.Recv([order, 16, MPI.BYTE], source=peer, tag=COUNT, status=status)
+        size = struct.unpack_from("q", order)[0]
+        if status.Get_count(MPI.BYTE) == 16:
+            break
+        comm.Recv([buffer[:size], size, MPI.BYTE], source=peer, tag=CHUNK)
+        comm.Send(struct.pack("d", 0.0), dest=peer, tag=ACK)
+    count, chunk = -size, struct.unpack_from("q", order, 8)[0]
+    window: list[MPI.Request] = []
+    arrived = []
+    for index in range(count + WINDOW):
+        if index >= WINDOW:
+            window.pop(0).Wait()
+            arrived.append(time.perf_counter())
+        if index < count:
+            at = index % WINDOW * chunk
+            part = [buffer[at : at + chunk], chunk, MPI.BYTE]
+            window.append(comm.Irecv(part, source=peer, tag=CHUNK))
+    skipped = int(count * SKIPPED_SHARE)
+    rate = (count - 1 - skipped) * chunk / (arrived[-1] - arrived[skipped])
+    comm.Send(struct.pack("d", rate), dest=peer, tag=ACK)
+
+
+def measure_pair(comm: MPI.Comm, peer: int, buffer: memoryview) -> list[Any]:
+    """Measure a pair; the lower rank gives [rank, peer, latency, there, back]."""
+    leads = comm.rank < peer
+    warm_up(comm, peer, leads)
+    latency_s = measure_latency(comm, peer, leads)
+    if leads:
+        there = send_stream(comm, peer, buffer)
+        receive_stream(comm, peer, buffer)
+        back = Stream(*comm.recv(source=peer, tag=RESULT))
+        return [comm.rank, peer, latency_s, list(there), list(back)]
+    receive_stream(comm, peer, buffer)
+    comm.send(send_stream(comm, peer, buffer), dest=peer, tag=RESULT)
+    return []
+
+
+def reduce_sum(comm: MPI.Comm, send: memoryview, receive: bytearray, count: int) -> None:
+    """Sum ``count`` float32 of every rank into every rank's ``receive``."""
+    comm.Allreduce([send, count, MPI.FLOAT], [receive, count, MPI.FLOAT], op=MPI.SUM)
+
+
+def pattern(rank: int) -> list[int]:
+    """Give one period of what ``rank`` contributes: small whole numbers.
+
+    Their float32 sums are exact in whatever order they are taken, as long as these stay below
+    2**24, that is for up to half a million ranks.
+    """
+    return [(position * (rank % 7 + 1) + 3 * rank) % 31 for position in range(PATTERN_ELEMENTS)]
+
+
+def periodic(period: list[int], count: int) -> memoryview:
+    """Give ``count`` float32 and one period more, so that any shift of it can be cut out."""
+    encoded = struct.pack(f"{len(period)}f", *period)
+    return memoryview(encoded * (count // len(period) + 2))
+
+
+class Sweep(NamedTuple):
+    """An allreduce at one size: its times and, per rank, the wrong elements."""
+
+    size_bytes: int
+    times_s: list[float]
+    wrong: list[int]
+
+
+def sweep_allreduce(comm: MPI.Comm, budget_s: float, max_bytes: int) -> Iterator[Sweep]:
+    """Allreduce at growing sizes, each result compared bit for bit with the exact sum.
+
+    Sizes grow until ``max_bytes``, or until a repetition of the next one is
+    expected to exceed ``budget_s``, which is also about what a size may take.
+    Every repetition reduces other numbers, so that an old result cannot pass for a new one.
+    """
+    own = pattern(comm.rank)
+    total = [sum(column) for column in zip(*map(pattern, range(comm.size)))]
+    size = ALLREDUCE_FIRST_BYTES
+    while size <= max_bytes:
+        count = size // 4
+        send, expected = periodic(own, count), periodic(total, count)
+        receive = bytearray(size)
+        times: list[float] = []
+        wrong = 0
+        repetitions = ALLREDUCE_MIN_REPETITIONS
+        for repetition in range(ALLREDUCE_MAX_REPETITIONS + 1):
+            shift = repetition % PATTERN_ELEMENTS * 4
+            comm.Barrier()
+            start = time.perf_counter()
+            reduce_sum(comm, send[shift:], receive, count)
+            times.append(comm.allreduce(time.perf_counter() - start, op=MPI.MAX))
+            if receive != expected[shift : shift + size]:
+                wrong += wrong_elements(receive, expected[shift : shift + size])
+            if repetition == 0:
+                fitting = int(budget_s / max(times[0], 1e-9))
+                repetitions = min(max(fitting, repetitions), ALLREDUCE_MAX_REPETITIONS)
+            elif repetition == repetitions:
+                break
+        yield Sweep(size, times[1:], comm.gather(wrong) or [])
+        if statistics.median(times[1:]) * ALLREDUCE_STEP > budget_s:
+            return
+        size *= ALLREDUCE_STEP
+
+
+def wrong_elements(got: bytearray, expected: memoryview) -> int:
+    """Count elements that differ in any bit."""
+    pairs = zip(memoryview(got).cast("I"), expected.cast("I"))
+    return sum(one != other for one, other in pairs)
+
+
+class Rank0:
+    """What only rank 0 does: read orders, pass them on, print answers."""
+
+    def __init__(self, comm: MPI.Comm, marker: str) -> None:
+        self.comm = comm
+        self.marker = marker
+
+    def say(self, answer: dict[str, Any]) -> None:
+        """Print one answer at once."""
+        sys.stdout.write(f"{self.marker}{json.dumps(answer)}\n")
+        sys.stdout.flush()
+
+    def orders(self) -> Iterator[dict[str, Any]]:
+        """Give each order after having sent it to all; the last one ends everything."""
+        for line in itertools.chain(iter(sys.stdin.readline, ""), ['{"end": true}']):
+            order = json.loads(line)
+            for rank in range(1, self.comm.size):
+                self.comm.send(order, dest=rank, tag=ORDER)
+            yield order
+            if "end" in order:
+                return
+
+
+def received_orders(comm: MPI.Comm) -> Iterator[dict[str, Any]]:
+    """Give the orders that rank 0 sends, sleeping in between."""
+    while True:
+        wait_for(comm, 0, ORDER)
+        order = comm.recv(source=0, tag=ORDER)
+        yield order
+        if "end" in order:
+            return
+
+
+def wait_for(comm: MPI.Comm, source: int, tag: int) -> None:
+    """Sleep until there is a message."""
+    while not comm.iprobe(source=source, tag=tag):
+        time.sleep(IDLE_S)
+
+
+def run(comm: MPI.Comm, marker: str) -> None:
+    """Follow orders until the last."""
+    nodes = comm.gather(os.environ.get(NODE_VARIABLE) or socket.gethostname())
+    first = Rank0(comm, marker) if comm.rank == 0 else None
+    if first:
+        first.say({"nodes": nodes, "mpi": MPI.Get_library_version()})
+    buffer = memoryview(bytearray(max(LAST_WARM_UP_BYTES, WINDOW * CHUNK_MAX_BYTES)))
+    for order in first.orders() if first else received_orders(comm):
+        if "pairs" in order:
+            measure_round(comm, first, order["pairs"], buffer)
+        elif "allreduce" in order:
+            for sample in sweep_allreduce(comm, **order["allreduce"]):
+                if first:
+                    first.say({"allreduce": sample._asdict()})
+            if first:
+                first.say({"swept": True})
+
+
+def measure_round(
+    comm: MPI.Comm, first: Rank0 | None, pairs: list[list[int]], buffer: memoryview
+) -> None:
+    """Measure disjoint pairs at the same time; rank 0 prints each as it is done."""
+    result: list[Any] = []
+    for a, b in pairs:
+        if comm.rank in (a, b):
+            result = measure_pair(comm, b if comm.rank == a else a, buffer)
+    if first is None:
+        if result:
+            comm.send(result, dest=0, tag=RESULT)
+        return
+    if result:
+        first.say({"pair": result})
+    for _ in range(sum(1 for pair in pairs if 0 not in pair)):
+        wait_for(comm, MPI.ANY_SOURCE, RESULT)
+        first.say({"pair": comm.recv(source=MPI.ANY_SOURCE, tag=RESULT)})
+    first.say({"round": True})
+
+
+if __name__ == "__main__":
+    run(MPI.COMM_WORLD, sys.argv[1])
