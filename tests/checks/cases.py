@@ -147,6 +147,18 @@ def slow_link(one: str, other: str, share: float) -> Callable[[str, str], float]
     return lambda a, b: RATE * (share if {a, b} == {one, other} else 1.0)
 
 
+def lossy_receiver(a: str, b: str) -> float:
+    return 0.05 if b == "node3" else 0.0
+
+
+def lossy_path(a: str, b: str) -> float:
+    return 0.05 if {a, b} == {"node2", "node3"} else 0.0
+
+
+def far_node(a: str, b: str) -> float:
+    return 900e-6 if "node3" in (a, b) else 40e-6
+
+
 def evidence(
     count: int = 4,
     *,
@@ -264,7 +276,8 @@ CASES = [
          evidence=evidence(wanted=site(clock_offset_max_s="soon")), says=("'soon'",)),
     Case("node.clock.offset", "unread", UNKNOWN, evidence=evidence(clocks={"node3": PLANTED}),
          says=("planted",)),
-    Case("node.clock.sync", "healthy", PASS, says=("chrony is synchronised from 198.18.0.1, 24 us",)),
+    Case("node.clock.sync", "healthy", PASS,
+         says=("chrony is synchronised from 198.18.0.1, 24 us",)),
     Case("node.clock.sync", "none", WARN,
          evidence=evidence(changes=on3(time_sync=TimeSync("none", False, PLANTED, PLANTED))),
          says=("no time service", "--limit node3"), on_page=True),
@@ -312,7 +325,8 @@ CASES = [
     Case("node.disk.space", "the site's limit", FAIL,
          evidence=evidence(wanted=site(disk_free_min_bytes=80 * GIB)),
          says=("inventory: doctor_limits.disk_free_min_bytes",)),
-    Case("node.disk.space", "nothing seen", UNKNOWN, evidence=evidence(changes=on3(filesystems=[]))),
+    Case("node.disk.space", "nothing seen", UNKNOWN,
+         evidence=evidence(changes=on3(filesystems=[]))),
     Case("node.disk.space", "unread", UNKNOWN, evidence=evidence(changes=on3(filesystems=PLANTED))),
     Case("node.names.resolve", "healthy", PASS),
     Case("node.names.resolve", "missing", WARN,
@@ -323,13 +337,15 @@ CASES = [
              {**HEALTHY.names.resolved, "node2": "198.18.0.99"}))),
          says=("node2 means 198.18.0.99",)),
     Case("node.names.resolve", "loopback", WARN,
-         evidence=evidence(changes=on3(names=Names({**HEALTHY.names.resolved, "node2": "127.0.1.1"}))),
+         evidence=evidence(changes=on3(names=Names(
+             {**HEALTHY.names.resolved, "node2": "127.0.1.1"}))),
          says=("node2 means 127.0.1.1",)),
     Case("node.names.resolve", "alone", SKIP, Subject(node="node1"), evidence(1)),
     Case("node.names.resolve", "unread", UNKNOWN, evidence=evidence(changes=on3(names=PLANTED))),
     Case("node.limits.memlock", "healthy", PASS, evidence=evidence(wanted=LIMITS)),
     Case("node.limits.memlock", "not configured", FAIL, evidence=limits(),
-         says=("8 MiB is in effect", "unlimited", "clusterctl provision --limit node3"), on_page=True),
+         says=("8 MiB is in effect", "unlimited", "clusterctl provision --limit node3"),
+         on_page=True),
     Case("node.limits.memlock", "forbidden by the machine", WARN,
          evidence=limits(memlock_configured_bytes=UNLIMITED, may_raise=False),
          says=("CAP_SYS_RESOURCE",)),
@@ -364,7 +380,8 @@ CASES = [
     Case("node.gpu.count", "simulated", PASS, says=("(simulated)",),
          evidence=evidence(changes=gpus(8, 8, simulated=True), wanted={"gpu_count": 8})),
     Case("node.gpu.count", "none expected, none found", SKIP, says=("not set",)),
-    Case("node.gpu.count", "none expected and not said", PASS, evidence=evidence(changes=gpus(8, 8))),
+    Case("node.gpu.count", "none expected and not said", PASS,
+         evidence=evidence(changes=gpus(8, 8))),
     Case("node.gpu.count", "more than expected", WARN,
          evidence=evidence(changes=gpus(8, 8), wanted={"gpu_count": 4})),
     Case("node.gpu.count", "off the bus", FAIL, says=("7 on PCI, 7 answer NVML", "fell off"),
@@ -373,8 +390,10 @@ CASES = [
          evidence=evidence(changes=gpus(8, 7), wanted={"gpu_count": 8})),
     Case("node.gpu.count", "no driver", FAIL, says=("driver is not installed",),
          evidence=evidence(changes=gpus(8, None), wanted={"gpu_count": 8})),
-    Case("node.gpu.count", "no driver, count not said", FAIL, evidence=evidence(changes=gpus(8, None))),
-    Case("node.gpu.count", "expected and nothing there", FAIL, evidence=evidence(wanted={"gpu_count": 8}),
+    Case("node.gpu.count", "no driver, count not said", FAIL,
+         evidence=evidence(changes=gpus(8, None))),
+    Case("node.gpu.count", "expected and nothing there", FAIL,
+         evidence=evidence(wanted={"gpu_count": 8}),
          says=("0 on PCI", "8 GPUs (inventory: gpu_count)")),
     Case("node.gpu.count", "unread", UNKNOWN, evidence=evidence(changes=on3(gpus=PLANTED))),
     Case("node.nic.errors", "healthy", PASS),
@@ -397,7 +416,8 @@ CASES = [
     Case("node.network.bandwidth", "end of a slow path", PASS,
          evidence=evidence(measured=fabric(bandwidth=slow_link("node2", "node3", 0.24)))),
     Case("node.network.bandwidth", "slow sender", FAIL,
-         evidence=evidence(measured=fabric(bandwidth=lambda a, b: RATE * (0.5 if a == "node3" else 1)))),
+         evidence=evidence(measured=fabric(
+             bandwidth=lambda a, b: RATE * (0.5 if a == "node3" else 1)))),
     Case("node.network.bandwidth", "below the site's figure", FAIL,
          evidence=evidence(wanted=site(link_bandwidth_min_bytes_per_s=100e6)),
          says=("100 MB/s = 0.8 Gbit/s",)),
@@ -415,18 +435,18 @@ CASES = [
     Case("node.network.bandwidth", "unread", UNKNOWN, evidence=evidence(measured=PLANTED)),
     Case("node.network.latency", "healthy", PASS),
     Case("node.network.latency", "slow", WARN, on_page=True,
-         evidence=evidence(measured=fabric(latency=lambda a, b: 900e-6 if "node3" in (a, b) else 40e-6))),
+         evidence=evidence(measured=fabric(latency=far_node))),
     Case("node.network.latency", "partner", PASS, Subject(node="node1"),
-         evidence(measured=fabric(latency=lambda a, b: 900e-6 if "node3" in (a, b) else 40e-6))),
+         evidence(measured=fabric(latency=far_node))),
     Case("node.network.latency", "unread", UNKNOWN, evidence=evidence(measured=PLANTED)),
     Case("node.network.loss", "healthy", PASS),
     Case("node.network.loss", "lossy receiver", FAIL, on_page=True,
-         evidence=evidence(measured=fabric(loss=lambda a, b: 0.05 if b == "node3" else 0.0)),
+         evidence=evidence(measured=fabric(loss=lossy_receiver)),
          says=("5 % of what is sent to it", "loses 0 % of what it sends")),
     Case("node.network.loss", "partner of a lossy receiver", PASS, Subject(node="node1"),
-         evidence(measured=fabric(loss=lambda a, b: 0.05 if b == "node3" else 0.0))),
+         evidence(measured=fabric(loss=lossy_receiver))),
     Case("node.network.loss", "end of a lossy path", PASS,
-         evidence=evidence(measured=fabric(loss=lambda a, b: 0.05 * ({a, b} == {"node2", "node3"})))),
+         evidence=evidence(measured=fabric(loss=lossy_path))),
     Case("node.network.loss", "unread", UNKNOWN, evidence=evidence(measured=PLANTED)),
     Case("link.bandwidth", "healthy", PASS, LINK),
     Case("link.bandwidth", "slow path", FAIL, LINK, on_page=True,
@@ -462,12 +482,15 @@ CASES = [
     Case("link.latency", "unread", UNKNOWN, LINK, evidence(measured=PLANTED)),
     Case("link.loss", "healthy", PASS, LINK),
     Case("link.loss", "a lossy path", FAIL, LINK, on_page=True,
-         evidence=evidence(measured=fabric(loss=lambda a, b: 0.05 * ({a, b} == {"node2", "node3"})))),
+         evidence=evidence(measured=fabric(loss=lossy_path))),
     Case("link.loss", "a lossy end", PASS, LINK,
-         evidence(measured=fabric(loss=lambda a, b: 0.05 if b == "node3" else 0.0)),
+         evidence(measured=fabric(loss=lossy_receiver)),
          says=("see node.network.loss",)),
     Case("link.loss", "two nodes", FAIL, Subject(node="node1", peer="node2"),
          evidence(2, measured=fabric(("node1", "node2"), loss=lambda a, b: 0.05))),
+    Case("link.loss", "not over TCP", SKIP, LINK,
+         evidence(measured=replace(fabric(), links=[
+             replace(sample, segments_sent=40) for sample in fabric().links]))),
     Case("link.loss", "unread", UNKNOWN, LINK, evidence(measured=PLANTED)),
     Case("cluster.mpi.same", "healthy", PASS, CLUSTER),
     Case("cluster.mpi.same", "another generation", FAIL, CLUSTER, on_page=True,

@@ -27,6 +27,9 @@ MAD_TO_SIGMA = 1.4826
 REPEATED_MIN = 10
 """Fewer segments sent again are no loss: TCP repeats some on suspicion alone (RFC 8985)."""
 
+SEGMENT_MAX_BYTES = 65535
+"""No TCP segment carries more (RFC 9293), so fewer segments carried something else: RDMA did."""
+
 Pair = tuple[str, str]
 
 
@@ -187,6 +190,8 @@ def _loss(samples: Iterable[LinkSample]) -> float | Unread:
             return sample.segments_sent
         if isinstance(sample.segments_retransmitted, Unread):
             return sample.segments_retransmitted
+        if sample.segments_sent < sample.bytes_sent / SEGMENT_MAX_BYTES:
+            return Unread("unsupported", "the data did not travel over TCP")
         sent += sample.segments_sent
         repeated += sample.segments_retransmitted
     return repeated / sent if sent and repeated >= REPEATED_MIN else 0.0

@@ -173,7 +173,7 @@ def link_latency(link: LinkView) -> Outcome:
 def link_loss(link: LinkView) -> Outcome:
     """Judge the loss that remains when what the two ends lose with everybody is taken off."""
     network, pairs = _pairs(link)
-    losses = [known(network.loss[pair]) for pair in pairs]
+    losses = [known(network.loss[pair], skip=("unsupported",)) for pair in pairs]
     seen = ", ".join(
         f"{percent(loss)} lost from {a} to {b}" for (a, b), loss in zip(pairs, losses, strict=True)
     )
@@ -189,4 +189,6 @@ def link_loss(link: LinkView) -> Outcome:
 
 def _lost_at_ends(network: Network, pair: Pair) -> float:
     sender, receiver = pair
-    return known(network.lost_sending[sender]) + known(network.lost_receiving[receiver])
+    return known(network.lost_sending[sender], skip=("unsupported",)) + known(
+        network.lost_receiving[receiver], skip=("unsupported",)
+    )

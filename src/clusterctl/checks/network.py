@@ -235,7 +235,10 @@ def node_latency(node: NodeView) -> Outcome:
 def node_loss(node: NodeView) -> Outcome:
     """Judge what gets lost with the node's better partners: that is lost at this node."""
     network = _network_of_peers(node, "link.loss judges the pair")
-    out, into = known(network.lost_sending[node.name]), known(network.lost_receiving[node.name])
+    out, into = (
+        known(network.lost_sending[node.name], skip=("unsupported",)),
+        known(network.lost_receiving[node.name], skip=("unsupported",)),
+    )
     site = node.limit("loss_max")
     most = LOSS_MAX if site is None else site
     limit = f"at most {percent(most)} of TCP segments sent again ({source('loss_max', site)})"
