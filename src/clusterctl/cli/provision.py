@@ -61,7 +61,7 @@ def provision(
       clusterctl provision -i lab
       clusterctl provision -i inventory/hosts.yml --check --diff
       clusterctl provision -i inventory/hosts.yml --limit 'gpu:!gpu7' --tags mpi
-    """  # noqa: D301 - click's mark for a paragraph that keeps its lines is a real \\b
+    """  # noqa: D301 - click's mark for a paragraph that keeps its lines is a real \b
     source = resolve_inventory(source)
     become_password = _ask("Password of sudo on the nodes") if ask_become_pass else None
     vault_password = _ask("Password of the vault") if ask_vault_pass else None
