@@ -15,6 +15,9 @@ from pathlib import PurePosixPath
 from clusterctl.fabric.membership import major
 from clusterctl.facts import Mpi
 
+LIBRARY = "libmpi.so.40"
+"""The library of Open MPI 4 and 5 alike."""
+
 DAEMONS = {"orted", "prted"}
 
 WORKER = 'exec "$CLUSTERCTL_PYTHON" -u -m clusterctl.fabric.worker "$0"'
@@ -94,14 +97,14 @@ def handed_back(line: str, marker: str) -> tuple[str, list[str]] | None:
 
 
 def daemon_environment(mpi: Mpi) -> dict[str, str]:
-    """Give the variables under which a node's own MPI finds its libraries and helpers.
-
-    Only an installation outside the system's folders needs any.
-    """
+    """Give the variables under which a node's MPI, and no other there, is what runs."""
     prefix = PurePosixPath(mpi.launch_daemon).parent.parent
+    # mpi4py looks beside its interpreter first, where another MPI may be installed.
+    found = {"MPI4PY_LIBMPI": LIBRARY}
     if str(prefix) in ("/usr", "/"):
-        return {}
-    return {"LD_LIBRARY_PATH": f"{prefix}/lib", "PATH": f"{prefix}/bin:/usr/bin:/bin"}
+        return found
+    libraries = f"{prefix}/lib:{prefix}/lib64"
+    return {**found, "LD_LIBRARY_PATH": libraries, "PATH": f"{prefix}/bin:/usr/bin:/bin"}
 
 
 def failed_node(text: str) -> str | None:

@@ -22,7 +22,8 @@ import statistics
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from mpi4py import MPI
@@ -44,19 +45,17 @@ LATENCY_MAX_ROUND_TRIPS = 1000
 
 STREAM_BUDGET_S = 0.18
 """How long one direction of a pair is measured for."""
-SETTLED_S = 0.02
-"""Warm-up doubles its messages until one takes this long: by then connections are up, buffers
-are registered, token buckets (256 kB in common shapers) are empty and the rate is known."""
-FIRST_WARM_UP_BYTES = 1 << 16
-LAST_WARM_UP_BYTES = 1 << 26
+FIRST_STREAM_BYTES = 1 << 18
+STREAM_GROWTH = 4
+"""Streams grow by at most this factor until one takes about the budget. The ones before it are
+the warm-up: they bring connections up, register buffers, and empty what shapers and clouds let
+through at once (token buckets, 256 kB in common ones), which would otherwise count as speed."""
+LAST_STREAM_BYTES = 1 << 34
 CHUNK_MIN_BYTES = 1 << 16
 CHUNK_MAX_BYTES = 1 << 22
 CHUNKS_WANTED = 64
 WINDOW = 8
 """Messages in flight, so that the link is never idle between two of them."""
-SKIPPED_SHARE = 0.25
-"""Share of a stream that passes before the clock starts, so that what send buffers and shapers
-swallow at once is not counted as speed."""
 
 ALLREDUCE_FIRST_BYTES = 8
 ALLREDUCE_STEP = 4
@@ -85,22 +84,11 @@ def measure_latency(comm: MPI.Comm, peer: int, leads: bool) -> float:
         comm.Send(send, dest=peer, tag=PING)
         comm.Recv(receive, source=peer, tag=PING)
         trips.append(time.perf_counter() - start)
-    return statistics.median(trips[len(trips) // 10 :]) / 2
-
-
-def warm_up(comm: MPI.Comm, peer: int, leads: bool) -> None:
-    """Bring the connection up with one small message each way."""
-    note = bytearray(1)
-    if leads:
-        comm.Send([note, 1, MPI.BYTE], dest=peer, tag=ACK)
-        comm.Recv([note, 1, MPI.BYTE], source=peer, tag=ACK)
-    else:
-        comm.Recv([note, 1, MPI.BYTE], source=peer, tag=ACK)
-        comm.Send([note, 1, MPI.BYTE], dest=peer, tag=ACK)
+    return statistics.median(trips[len(trips) // 10 :]) / 2  # the first ones open connections
 
 
 class Stream(NamedTuple):
-    """What the receiving end saw of a stream."""
+    """One direction of a pair."""
 
     bytes_per_s: float
     bytes_sent: int
@@ -109,76 +97,70 @@ class Stream(NamedTuple):
 
 
 def send_stream(comm: MPI.Comm, peer: int, buffer: memoryview) -> Stream:
-    """Send to ``peer`` for about :data:`STREAM_BUDGET_S`; give what it says it received."""
-    note = bytearray(8)
+    """Send to ``peer`` for about :data:`STREAM_BUDGET_S`, warm-up not counted.
+
+    The rate is the payload over the time from the first send to the acknowledgement that all of
+    it was received (osu_bw counts so too), hence buffers on the way cannot inflate it.
+    """
+    acknowledgement = [bytearray(1), 1, MPI.BYTE]
     before = tcp_segments()
-    size = FIRST_WARM_UP_BYTES
+    size = FIRST_STREAM_BYTES
     while True:
+        chunk = CHUNK_MIN_BYTES
+        while chunk < CHUNK_MAX_BYTES and chunk * CHUNKS_WANTED < size:
+            chunk *= 2
+        count = max(1, round(size / chunk))
+        comm.Send([struct.pack("qq", count, chunk), 16, MPI.BYTE], dest=peer, tag=COUNT)
         start = time.perf_counter()
-        comm.Send(struct.pack("q", size), dest=peer, tag=COUNT)
-        comm.Send([buffer[:size], size, MPI.BYTE], dest=peer, tag=CHUNK)
-        comm.Recv([note, 8, MPI.BYTE], source=peer, tag=ACK)
+        for request in in_window(comm.Isend, count, chunk, peer, buffer):
+            request.Wait()
+        comm.Recv(acknowledgement, source=peer, tag=ACK)
         elapsed = time.perf_counter() - start
-        if elapsed >= SETTLED_S or size >= LAST_WARM_UP_BYTES:
+        if elapsed > STREAM_BUDGET_S / 2 or size >= LAST_STREAM_BYTES:
             break
-        size *= 2
-    wanted = size / elapsed * STREAM_BUDGET_S
-    chunk = CHUNK_MIN_BYTES
-    while chunk < CHUNK_MAX_BYTES and chunk * CHUNKS_WANTED < wanted:
-        chunk *= 2
-    count = max(WINDOW, round(wanted / chunk))
-    comm.Send(struct.pack("qq", -count, chunk), dest=peer, tag=COUNT)
-    window: list[MPI.Request] = []
-    for index in range(count):
-        if len(window) == WINDOW:
-            window.pop(0).Wait()
-        at = index % WINDOW * chunk
-        window.append(comm.Isend([buffer[at : at + chunk], chunk, MPI.BYTE], dest=peer, tag=CHUNK))
-    MPI.Request.Waitall(window)
-    comm.Recv([note, 8, MPI.BYTE], source=peer, tag=ACK)
+        size = int(min(count * chunk * STREAM_BUDGET_S / elapsed, size * STREAM_GROWTH))
+    comm.Send([struct.pack("qq", 0, 0), 16, MPI.BYTE], dest=peer, tag=COUNT)
     after = tcp_segments()
     segments = [b - a for a, b in zip(before, after)] if before and after else None
-    return Stream(struct.unpack("d", note)[0], count * chunk, segments)
+    return Stream(count * chunk / elapsed, count * chunk, segments)
 
 
-def receive_stream(comm: MPI.Comm, peer: int, buffer: memoryview) -> None:
-    """Receive what :func:`send_stream` sends and tell it the rate seen in the steady part."""
+def receive_streams(comm: MPI.Comm, peer: int, buffer: memoryview) -> None:
+    """Receive and acknowledge what :func:`send_stream` sends, until it says that it is done."""
     order = bytearray(16)
     while True:
-        status = MPI.Status()
-        comm.Recv([order, 16, MPI.BYTE], source=peer, tag=COUNT, status=status)
-        size = struct.unpack_from("q", order)[0]
-        if status.Get_count(MPI.BYTE) == 16:
-            break
-        comm.Recv([buffer[:size], size, MPI.BYTE], source=peer, tag=CHUNK)
-        comm.Send(struct.pack("d", 0.0), dest=peer, tag=ACK)
-    count, chunk = -size, struct.unpack_from("q", order, 8)[0]
-    window: list[MPI.Request] = []
-    arrived = []
-    for index in range(count + WINDOW):
-        if index >= WINDOW:
-            window.pop(0).Wait()
-            arrived.append(time.perf_counter())
-        if index < count:
-            at = index % WINDOW * chunk
-            part = [buffer[at : at + chunk], chunk, MPI.BYTE]
-            window.append(comm.Irecv(part, source=peer, tag=CHUNK))
-    skipped = int(count * SKIPPED_SHARE)
-    rate = (count - 1 - skipped) * chunk / (arrived[-1] - arrived[skipped])
-    comm.Send(struct.pack("d", rate), dest=peer, tag=ACK)
+        comm.Recv([order, 16, MPI.BYTE], source=peer, tag=COUNT)
+        count, chunk = struct.unpack("qq", order)
+        if not count:
+            return
+        for request in in_window(comm.Irecv, count, chunk, peer, buffer):
+            request.Wait()
+        comm.Send([bytearray(1), 1, MPI.BYTE], dest=peer, tag=ACK)
+
+
+def in_window(
+    start: Callable[..., MPI.Request], count: int, chunk: int, peer: int, buffer: memoryview
+) -> Iterator[MPI.Request]:
+    """Start ``count`` messages and give them in order, at most :data:`WINDOW` at a time."""
+    window: deque[MPI.Request] = deque()
+    for index in range(count):
+        if len(window) == WINDOW:
+            yield window.popleft()
+        at = index % WINDOW * chunk
+        window.append(start([buffer[at : at + chunk], chunk, MPI.BYTE], peer, CHUNK))
+    yield from window
 
 
 def measure_pair(comm: MPI.Comm, peer: int, buffer: memoryview) -> list[Any]:
     """Measure a pair; the lower rank gives [rank, peer, latency, there, back]."""
     leads = comm.rank < peer
-    warm_up(comm, peer, leads)
     latency_s = measure_latency(comm, peer, leads)
     if leads:
         there = send_stream(comm, peer, buffer)
-        receive_stream(comm, peer, buffer)
+        receive_streams(comm, peer, buffer)
         back = Stream(*comm.recv(source=peer, tag=RESULT))
         return [comm.rank, peer, latency_s, list(there), list(back)]
-    receive_stream(comm, peer, buffer)
+    receive_streams(comm, peer, buffer)
     comm.send(send_stream(comm, peer, buffer), dest=peer, tag=RESULT)
     return []
 
@@ -298,7 +280,7 @@ def run(comm: MPI.Comm, marker: str) -> None:
     first = Rank0(comm, marker) if comm.rank == 0 else None
     if first:
         first.say({"nodes": nodes, "mpi": MPI.Get_library_version()})
-    buffer = memoryview(bytearray(max(LAST_WARM_UP_BYTES, WINDOW * CHUNK_MAX_BYTES)))
+    buffer = memoryview(bytearray(WINDOW * CHUNK_MAX_BYTES))
     for order in first.orders() if first else received_orders(comm):
         if "pairs" in order:
             measure_round(comm, first, order["pairs"], buffer)
