@@ -8,8 +8,8 @@ could not be read is an :class:`Unread` with the reason, never ``None``, zero or
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal, Union
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 WIRE_VERSION = 1
 """Raised whenever a field changes its name or its meaning."""
@@ -62,12 +62,12 @@ class Cpu:
     """Processors of a node."""
 
     model: str
-    sockets: Union[int, Unread]
-    cores: Union[int, Unread]
+    sockets: int | Unread
+    cores: int | Unread
     threads: int
-    governor: Union[str, Unread]
+    governor: str | Unread
     load_1m: float
-    numa: Union[list[NumaNode], Unread]
+    numa: list[NumaNode] | Unread
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,11 @@ class Nic:
     name: str
     up: bool
     mtu_bytes: int
-    speed_bits_per_s: Union[int, Unread]
+    speed_bits_per_s: int | Unread
     """Link speed; ``unsupported`` for virtual interfaces, whose figure means nothing."""
-    driver: Union[str, Unread]
+    driver: str | Unread
     addresses: list[str]
+    """With prefix length, as ``ipaddress.ip_interface`` reads them: ``198.18.0.1/24``."""
     rx_bytes: int
     tx_bytes: int
     rx_packets: int
@@ -120,10 +121,10 @@ class TimeSync:
     """What keeps the node's clock: ``chrony``, ``systemd-timesyncd``, ``ntpd`` or ``none``."""
 
     service: str
-    synchronized: Union[bool, Unread]
-    offset_s: Union[float, Unread]
+    synchronized: bool | Unread
+    offset_s: float | Unread
     """The service's own estimate of how far the clock is from its source."""
-    source: Union[str, Unread]
+    source: str | Unread
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ class ResourceLimits:
 
     memlock_bytes: int
     nofile: int
-    memlock_configured_bytes: Union[int, Unread]
-    nofile_configured: Union[int, Unread]
+    memlock_configured_bytes: int | Unread
+    nofile_configured: int | Unread
     may_raise: bool
     """Whether this machine lets root raise hard limits (CAP_SYS_RESOURCE in the bounding set)."""
 
@@ -158,8 +159,8 @@ class Mpi:
 class NvidiaDriver:
     """The NVIDIA kernel driver: the loaded module, and what is installed for the next boot."""
 
-    loaded_version: Union[str, Unread]
-    installed_version: Union[str, Unread]
+    loaded_version: str | Unread
+    installed_version: str | Unread
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ class Gpu:
     name: str
     pci_bus_id: str
     memory_total_bytes: int
-    temperature_c: Union[int, Unread]
-    power_w: Union[float, Unread]
-    ecc_uncorrected_volatile: Union[int, Unread]
+    temperature_c: int | Unread
+    power_w: float | Unread
+    ecc_uncorrected_volatile: int | Unread
 
 
 @dataclass(frozen=True)
@@ -183,11 +184,13 @@ class Gpus:
     A GPU that fell off the bus is on neither list; one whose driver is gone is only on PCI.
     """
 
-    pci_count: Union[int, Unread]
-    driver_version: Union[str, Unread]
-    nvml: Union[list[Gpu], Unread]
+    pci_count: int | Unread
+    driver_version: str | Unread
+    nvml: list[Gpu] | Unread
     simulated: bool
     """True when the NVML library says that it is the lab's simulation."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Index -> why, for GPUs that NVML counts and that do not even tell what they are."""
 
 
 @dataclass(frozen=True)
@@ -195,23 +198,25 @@ class Names:
     """Which of the cluster's node names this node resolves, and to what (empty: does not)."""
 
     resolved: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Name -> why it did not resolve."""
 
 
 @dataclass(frozen=True)
 class NodeFacts:
     """All that the probe read on one node."""
 
-    system: Union[System, Unread]
-    cpu: Union[Cpu, Unread]
-    memory: Union[Memory, Unread]
-    filesystems: Union[list[Filesystem], Unread]
-    nics: Union[list[Nic], Unread]
-    time_sync: Union[TimeSync, Unread]
-    limits: Union[ResourceLimits, Unread]
-    names: Union[Names, Unread]
-    mpi: Union[Mpi, Unread]
-    nvidia_driver: Union[NvidiaDriver, Unread]
-    gpus: Union[Gpus, Unread]
+    system: System | Unread
+    cpu: Cpu | Unread
+    memory: Memory | Unread
+    filesystems: list[Filesystem] | Unread
+    nics: list[Nic] | Unread
+    time_sync: TimeSync | Unread
+    limits: ResourceLimits | Unread
+    names: Names | Unread
+    mpi: Mpi | Unread
+    nvidia_driver: NvidiaDriver | Unread
+    gpus: Gpus | Unread
     wire_version: int = WIRE_VERSION
 
 
@@ -240,9 +245,9 @@ class LinkSample:
     bytes_sent: int
     round_index: int
     """0-based round of the schedule; repeats of suspicious pairs follow the last round."""
-    segments_sent: Union[int, Unread] = Unread("absent", "TCP segments were not counted")
+    segments_sent: int | Unread = Unread("absent", "TCP segments were not counted")
     """TCP segments that ``source`` sent while this direction's bandwidth was measured."""
-    segments_retransmitted: Union[int, Unread] = Unread("absent", "TCP segments were not counted")
+    segments_retransmitted: int | Unread = Unread("absent", "TCP segments were not counted")
     """How many of them were repetitions: what got lost on the way to ``target``."""
 
 

@@ -1,0 +1,83 @@
+"""Mounted file systems that hold files: disks and network storage, not the kernel's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from clusterctl.facts import Filesystem
+from clusterctl.probe.isolate import note
+from clusterctl.probe.reading import Request, text
+
+NETWORK = frozenset(
+    (
+        *("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "orangefs"),
+        *("panfs", "pvfs2", "smb3", "virtiofs", "wekafs"),
+    )
+)
+"""Kept although the kernel lists them as having no device (``nodev``)."""
+
+OTHERS = frozenset({"overlay", "zfs"})
+IMAGES = frozenset({"squashfs", "iso9660", "erofs"})
+"""Full by nature."""
+
+
+def read_filesystems(request: Request) -> list[Filesystem]:
+    """Read every file system with files on it, once each, that this login can reach."""
+    found = {}
+    for device, mountpoint, fstype, options in _mounts(request.root):
+        note(f"statvfs {mountpoint} ({fstype})")
+        filesystem = _filesystem(request.root, device, mountpoint, fstype, options)
+        if filesystem is not None:
+            found[mountpoint] = filesystem
+    return list(found.values())
+
+
+def _filesystem(
+    root: Path, device: str, mountpoint: str, fstype: str, options: str
+) -> Filesystem | None:
+    try:
+        status = os.statvfs(root / mountpoint.lstrip("/"))
+    except (PermissionError, FileNotFoundError):  # within a folder closed to us, or unmounted
+        return None
+    if status.f_blocks == 0:
+        return None
+    return Filesystem(
+        mountpoint=mountpoint,
+        device=device,
+        fstype=fstype,
+        total_bytes=status.f_blocks * status.f_frsize,
+        free_bytes=status.f_bavail * status.f_frsize,
+        inodes_total=status.f_files,
+        inodes_free=status.f_favail,
+        read_only="ro" in options.split(","),
+    )
+
+
+def _mounts(root: Path) -> list[tuple[str, str, str, str]]:
+    pseudo = {
+        line.split()[1]
+        for line in text(root / "proc/filesystems").splitlines()
+        if line.startswith("nodev") and len(line.split()) > 1
+    }
+    unwanted = (pseudo | IMAGES) - NETWORK - OTHERS
+    devices = set()
+    mounts = []
+    for line in text(root / "proc/mounts").splitlines():
+        device, mountpoint, fstype, options = map(_unescape, line.split()[:4])
+        if fstype in unwanted or fstype.startswith("fuse.gvfs") or fstype == "fuse.portal":
+            continue
+        if fstype == "overlay" and mountpoint != "/":  # a container's, on a disk listed already
+            continue
+        if device in devices and "/" in device:  # bound to a second place
+            continue
+        devices.add(device)
+        mounts.append((device, mountpoint, fstype, options))
+    return mounts
+
+
+def _unescape(field: str) -> str:
+    """Undo the octal escapes of ``/proc/mounts`` (proc(5)): space, tab, newline, backslash."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field
