@@ -97,13 +97,14 @@ def _target(text: str, node: Node) -> Target:
         value = options.get(key, [default])[0]
         return default if value == "none" else value
 
+    account = pwd.getpwuid(os.getuid())
     tokens = {
         "h": one("hostname", node.host),
         "n": node.host,
         "p": one("port", "22"),
         "r": one("user"),
-        "u": pwd.getpwuid(os.getuid()).pw_name,
-        "d": str(Path.home()),
+        "u": account.pw_name,
+        "d": account.pw_dir,
         "i": str(os.getuid()),
         "k": one("hostkeyalias") or node.host,
         "%": "%",
@@ -111,7 +112,7 @@ def _target(text: str, node: Node) -> Target:
 
     def paths(key: str) -> tuple[Path, ...]:
         words = [word for value in options.get(key, []) for word in _split(value)]
-        return tuple(Path(_expand(word, tokens)).expanduser() for word in words if word != "none")
+        return tuple(_path(word, tokens) for word in words if word != "none")
 
     timeout = one("connecttimeout")
     return Target(
@@ -146,7 +147,7 @@ def _agent(value: str, tokens: dict[str, str]) -> str:
         return os.environ.get("SSH_AUTH_SOCK", "")
     if value.startswith("$"):
         return os.environ.get(value.strip("${}"), "")
-    return str(Path(_expand(value, tokens)).expanduser())
+    return str(_path(value, tokens))
 
 
 def _proxy(
@@ -177,12 +178,18 @@ def _config_file(ssh_args: Sequence[str]) -> list[str]:
 
 def _split(value: str) -> list[str]:
     """Split a list of paths; ssh quotes those with spaces, and some versions do not."""
-    if Path(value).expanduser().exists():
+    if Path(value).exists():
         return [value]
     try:
         return shlex.split(value)
     except ValueError:
         return value.split()
+
+
+def _path(value: str, tokens: dict[str, str]) -> Path:
+    """Expand a path; ``~`` is the account's home and not $HOME, as in ssh."""
+    expanded = _expand(value, tokens)
+    return Path(tokens["d"] + expanded[1:] if expanded.startswith("~/") else expanded)
 
 
 def _expand(value: str, tokens: dict[str, str]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
+import signal
 import socket
 import subprocess
 import tempfile
@@ -83,10 +85,9 @@ class Link:
             self.stream.shutdown(socket.SHUT_RDWR)
         self.stream.close()
         if self._proxy is not None:
-            self._proxy.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._proxy.wait(1)
-            self._proxy.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._proxy.pid, signal.SIGKILL)
+            self._proxy.wait()
         if self._stderr is not None:
             self._stderr.close()
 
@@ -118,10 +119,11 @@ def _tcp(target: Target, timeout_s: float) -> socket.socket:
         ) from None
     deadline = time.monotonic() + timeout_s
     trouble: OSError = TimeoutError()
-    for kind, how, protocol, _, address in addresses:
+    for index, (kind, how, protocol, _, address) in enumerate(addresses):
         stream = socket.socket(kind, how, protocol)
         try:
-            stream.settimeout(max(0.1, deadline - time.monotonic()))
+            share = (deadline - time.monotonic()) / (len(addresses) - index)
+            stream.settimeout(max(0.1, share))
             stream.connect(address)
             _notice_death(stream)
         except OSError as error:

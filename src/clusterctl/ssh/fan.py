@@ -123,6 +123,6 @@ def _work_on(
 def _outlasted(deadline_s: float) -> NodeError:
     return NodeError(
         "timeout",
-        f"not finished within {deadline_s:.0f} s",
+        f"not finished within {deadline_s:g} s",
         "log in to the node and look at its load, its disks and its kernel log",
     )

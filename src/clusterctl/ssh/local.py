@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -106,7 +107,10 @@ class LocalConnection(Runner):
 
     def start(self, argv: Sequence[str], *, become: bool = False) -> PipedProcess:
         """Start a command here."""
-        launch = prepare(argv, self.node.become if become else None)
+        user = self.node.become if become else None
+        if user is not None and user.user == pwd.getpwuid(os.geteuid()).pw_name:
+            user = None
+        launch = prepare(argv, user)
         try:
             pipes = LocalPipes(launch.argv)
         except OSError as error:

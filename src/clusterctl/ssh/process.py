@@ -14,6 +14,7 @@ WRITE_TIMEOUT_S = 30.0
 STDERR_KEPT_BYTES = 8192
 CHUNK_BYTES = 1 << 16
 READ_AHEAD_BYTES = 4 << 20
+FLOOD_STEP = "run it by hand on the node and see what it prints"
 
 
 class Pipes(Protocol):
@@ -84,7 +85,7 @@ class PipedProcess:
                 raise failure(
                     "protocol",
                     f"{self._what} sent a line of more than {limit_bytes} bytes",
-                    "look at what the login scripts of that account print",
+                    FLOOD_STEP,
                 )
             if end >= 0:
                 line = bytes(self._out[:end])
@@ -110,7 +111,7 @@ class PipedProcess:
                 raise failure(
                     "protocol",
                     f"{self._what} sent more than {limit_bytes} bytes",
-                    "look at what the login scripts of that account print",
+                    FLOOD_STEP,
                 )
             self._pump_until(deadline, timeout_s)
         status = self._exit_status(deadline, timeout_s)
@@ -150,11 +151,12 @@ class PipedProcess:
         """Take in what the process sent, waiting for something up to the timeout."""
         if not self._pumping.acquire(blocking=False):
             # Another thread reads already; what it takes in serves this one as well.
-            time.sleep(timeout_s)
+            if self._pumping.acquire(timeout=timeout_s):
+                self._pumping.release()
             return
         try:
             if len(self._out) > READ_AHEAD_BYTES:
-                time.sleep(timeout_s)
+                time.sleep(min(timeout_s, 0.01))
                 return
             self._pipes.wait_readable(timeout_s)
             out, err, self._ended = self._pipes.receive()
@@ -169,7 +171,7 @@ class PipedProcess:
         if remaining <= 0:
             raise failure(
                 "timeout",
-                f"{self._what} said nothing for {timeout_s:.0f} s",
+                f"{self._what} said nothing for {timeout_s:g} s",
                 "log in to the node and look at its load, its disks and its kernel log",
             )
         self.pump(min(remaining, 1.0))
@@ -182,7 +184,7 @@ class PipedProcess:
         if status is None:
             raise failure(
                 "timeout",
-                f"{self._what} did not end within {timeout_s:.0f} s",
+                f"{self._what} did not end within {timeout_s:g} s",
                 "log in to the node and look at its load, its disks and its kernel log",
             )
         return status

@@ -17,6 +17,9 @@ from clusterctl.ssh.base import failure
 from clusterctl.ssh.process import CHUNK_BYTES, PipedProcess, Runner
 
 CALL_TIMEOUT_S = 30.0
+KEEPALIVE_S = 15
+GONE = (OSError, EOFError, paramiko.SSHException)
+"""What paramiko raises when the other end is gone."""
 
 
 class _Link(Protocol):
@@ -29,17 +32,18 @@ class Watchdog:
     def __init__(self) -> None:
         self._guarded: dict[object, tuple[float, Callable[[], None]]] = {}
         self._changed = threading.Condition()
-        self._running = False
+        self._thread: threading.Thread | None = None
 
     @contextlib.contextmanager
-    def guard(self, timeout_s: float, on_timeout: Callable[[], None]) -> Iterator[None]:
-        """Call ``on_timeout`` unless the block ends in time."""
+    def guard(self, on_timeout: Callable[[], None]) -> Iterator[None]:
+        """Call ``on_timeout`` unless the block ends within :data:`CALL_TIMEOUT_S`."""
         token = object()
         with self._changed:
-            self._guarded[token] = (time.monotonic() + timeout_s, on_timeout)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+            self._guarded[token] = (time.monotonic() + CALL_TIMEOUT_S, on_timeout)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+                self._thread.start()
+            self._changed.notify()
         try:
             yield
         finally:
@@ -49,9 +53,7 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             with self._changed:
-                if not self._guarded:
-                    self._running = False
-                    return
+                self._changed.wait_for(lambda: self._guarded)
                 now = time.monotonic()
                 late = [token for token, (when, _) in self._guarded.items() if when <= now]
                 calls = [self._guarded.pop(token)[1] for token in late]
@@ -87,7 +89,7 @@ class ChannelPipes:
     def send(self, data: memoryview) -> int:
         """Hand over what the window allows."""
         try:
-            with _watchdog.guard(CALL_TIMEOUT_S, self._give_up):
+            with _watchdog.guard(self._give_up):
                 sent: int = self._channel.send(bytes(data))
         except TimeoutError:
             return 0
@@ -99,7 +101,7 @@ class ChannelPipes:
 
     def close_stdin(self) -> None:
         """End the standard input."""
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*GONE), _watchdog.guard(self._give_up):
             self._channel.shutdown_write()
 
     def exit_status(self, timeout_s: float) -> int | None:
@@ -113,7 +115,7 @@ class ChannelPipes:
 
     def kill(self) -> None:
         """Close the channel: the process sees the end of its streams."""
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*GONE), _watchdog.guard(self._give_up):
             self._channel.close()
 
 
@@ -132,10 +134,14 @@ class SshConnection(Runner):
         self.node = node
         self._transport = transport
         self._link = link
+        transport.set_keepalive(KEEPALIVE_S)  # without traffic a dead peer stays unnoticed
 
     def start(self, argv: Sequence[str], *, become: bool = False) -> PipedProcess:
         """Start a command on the node."""
-        prepared = launch.prepare(argv, self.node.become if become else None)
+        user = self.node.become if become else None
+        if user is not None and user.user == self._transport.get_username():
+            user = None  # as Ansible: no escalation to oneself
+        prepared = launch.prepare(argv, user)
         pipes = ChannelPipes(self._open(), self.close)
         process = PipedProcess(pipes, f"{argv[0]} on {self.node.name}")
         process.write(launch.line(prepared.argv))
@@ -148,10 +154,10 @@ class SshConnection(Runner):
 
     def _open(self) -> paramiko.Channel:
         try:
-            with _watchdog.guard(CALL_TIMEOUT_S, self.close):
+            with _watchdog.guard(self.close):
                 channel = self._transport.open_session(timeout=CALL_TIMEOUT_S)
                 channel.exec_command(launch.RECEIVER)
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except GONE as error:
             if self._transport.is_active():
                 raise failure(
                     "protocol",
