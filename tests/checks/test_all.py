@@ -206,7 +206,7 @@ def test_levels_are_ordered() -> None:
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("clusterctl.lab") is None, reason="there is no lab to ask"
+    importlib.util.find_spec("clusterctl.lab.faults") is None, reason="there is no lab to ask"
 )
 def test_every_fault_of_the_lab_is_caught_by_a_check() -> None:
     from clusterctl.lab.faults import FAULTS

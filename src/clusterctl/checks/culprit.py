@@ -14,15 +14,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import NormalDist, median
 
 from clusterctl.facts import LinkSample, Unread
 
 NOISE_FLOOR = 0.01
 """Least relative noise assumed of a pair, so that quiet data does not make trifles significant."""
 
-MAD_TO_SIGMA = 1.4826
-"""Standard deviation over median absolute deviation of a normal distribution."""
+MEDIAN_OF_DIFFERENCE = 0.954
+"""Median of the absolute difference of two normal values, in standard deviations of one."""
 
 REPEATED_MIN = 10
 """Fewer segments sent again are no loss: TCP repeats some on suspicion alone (RFC 8985)."""
@@ -126,20 +126,28 @@ class Network:
 
     @cached_property
     def noise(self) -> float:
-        """Relative standard deviation of one pair around what its ends allow.
+        """Relative standard deviation of what one pair gives.
 
-        From the median absolute deviation, which neither slow nodes (their ends explain them)
-        nor a minority of bad paths can move.
+        From how far the best partners of a node lie apart, the lower median over the nodes:
+        neither slow nodes (all their pairs are slow alike) nor a minority of bad paths can move
+        it. Of three nodes each has too few partners; there a pair's two directions are compared.
         """
-        shares = [
-            bandwidth / expected
-            for pair, bandwidth in self.bandwidth.items()
-            if (expected := self.expected(pair)) > 0
+        spreads = [
+            _spread(sorted(self.bandwidth[pair] for pair in of))
+            for grouped in (self._by_source, self._by_target)
+            for of in grouped.values()
+            if len(of) >= 3
         ]
-        if not shares:
-            return NOISE_FLOOR
-        centre = median(shares)
-        return max(NOISE_FLOOR, MAD_TO_SIGMA * median(abs(s - centre) for s in shares))
+        return max(NOISE_FLOOR, lower_median(spreads or self._asymmetries or [0.0]))
+
+    @cached_property
+    def _asymmetries(self) -> list[float]:
+        """Standard deviations that the two directions of each pair suggest, relative."""
+        return [
+            abs(there - back) / max(there, back) / MEDIAN_OF_DIFFERENCE
+            for pair, there in self.bandwidth.items()
+            if (back := self.bandwidth.get(pair[::-1])) is not None and max(there, back) > 0
+        ]
 
     def node_noise(self, node: str) -> float:
         """Relative standard error of :attr:`send` and :attr:`receive` of a node.
@@ -181,6 +189,22 @@ def _group(pairs: Iterable[Pair], end: int) -> dict[str, list[Pair]]:
     for pair in pairs:
         grouped[pair[end]].append(pair)
     return dict(grouped)
+
+
+def _spread(ordered: list[float]) -> float:
+    """Give the standard deviation that the upper half of these values suggests, relative.
+
+    Best minus middle, over the distance of these two in normal order statistics (Blom 1958).
+    """
+    count, middle = len(ordered), len(ordered) // 2
+    best, usual = ordered[-1], ordered[middle]
+    if usual <= 0:
+        return 0.0
+    return (best / usual - 1) / (_blom(count, count) - _blom(middle + 1, count))
+
+
+def _blom(rank: int, count: int) -> float:
+    return NormalDist().inv_cdf((rank - 0.375) / (count + 0.25))
 
 
 def _loss(samples: Iterable[LinkSample]) -> float | Unread:

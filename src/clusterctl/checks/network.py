@@ -134,7 +134,7 @@ def too_noisy(seen: str, network: Network) -> Outcome:
     """Say that a low figure may be noise, or not."""
     return unknown(
         f"{seen}: too little, but pairs of this network differ by {percent(network.noise)} anyway "
-        "(standard deviation around what their ends allow)",
+        "(standard deviation)",
         "run again when nothing else uses the nodes and the network, or set "
         "doctor_limits.link_bandwidth_min_bytes_per_s",
     )
