@@ -119,9 +119,7 @@ def _examine_nodes(cluster: Cluster, progress: _Progress, observer: Observer) ->
         progress.exams[name] = result
         observer.examined(name, result)
 
-    fan_out(
-        cluster.nodes, work, deadline_s=CONNECT_TIMEOUT_S + EXAMINE_TIMEOUT_S + 5, on_done=done
-    )
+    fan_out(cluster.nodes, work, deadline_s=CONNECT_TIMEOUT_S + EXAMINE_TIMEOUT_S + 5, on_done=done)
 
 
 def _needs_fabric(checks: Sequence[Check]) -> bool:
@@ -174,5 +172,3 @@ def _simulated(exams: Mapping[str, NodeExam]) -> list[str]:
 def _close(progress: _Progress) -> None:
     for connection in list(progress.connections.values()):
         connection.close()
-
-

@@ -87,7 +87,9 @@ def test_bandwidth_of_two_nodes_against_iperf3(nic: str, tmp_path: Path) -> None
         clusterctl("provision", "-i", inventory, XDG_STATE_HOME=str(tmp_path))
         become = [BIN / "ansible", "-i", inventory, "--become"]
         install = "name=iperf3 install_recommends=false"
-        subprocess.run([*become, "all", "-m", "apt", "-a", install], check=True, capture_output=True)
+        subprocess.run(
+            [*become, "all", "-m", "apt", "-a", install], check=True, capture_output=True
+        )
         hosts = json.loads(
             subprocess.check_output([BIN / "ansible-inventory", "-i", inventory, "--list"])
         )["_meta"]["hostvars"]
@@ -104,9 +106,7 @@ def test_bandwidth_of_two_nodes_against_iperf3(nic: str, tmp_path: Path) -> None
         def doctor() -> float:
             done = clusterctl("doctor", "-i", inventory, "--json", "-", check=False)
             links = json.loads(done.stdout)["fabric"]["links"]
-            return median(
-                s["bandwidth_bytes_per_s"] for s in links if s["source"] == "node1"
-            ) / 1e6
+            return median(s["bandwidth_bytes_per_s"] for s in links if s["source"] == "node1") / 1e6
 
         rounds = [(doctor(), iperf3()) for _ in range(ROUNDS)]
     ours, theirs = map(list, zip(*rounds, strict=True))

@@ -26,7 +26,9 @@ def finding(check: str, status: Status, node: str = "", peer: str = "", said: st
     return Finding(check, "All is well", Subject(node, None, peer), status, said or "seen")
 
 
-def report(*findings: Finding, names: tuple[str, ...] = ("node1", "node2"), **more: object) -> Report:
+def report(
+    *findings: Finding, names: tuple[str, ...] = ("node1", "node2"), **more: object
+) -> Report:
     exam = NodeExam(NodeError("timeout", "silent", "look"), Unread("failed", "silent"), 1.0)
     fabric = FabricFacts(
         mpi="openmpi 4.1.4",

@@ -155,12 +155,13 @@ class LiveObserver:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._waiting: set[str] = set()
-        self._nodes = self._measuring = None
+        self._nodes = progress.add_task("examining nodes", visible=False, detail="")
+        self._network = progress.add_task("measuring network", total=None, visible=False, detail="")
 
     def examining(self, names: Sequence[str]) -> None:
         """Start the bar of nodes."""
         self._waiting = set(names)
-        self._nodes = self._progress.add_task("examining nodes", total=len(names), detail="")
+        self._progress.update(self._nodes, total=len(names), visible=True)
 
     def examined(self, name: str, exam: NodeExam) -> None:
         """Advance it, and name the ones still awaited."""
@@ -170,10 +171,4 @@ class LiveObserver:
 
     def measuring(self, message: str) -> None:
         """Show what the fabric measurement does."""
-        if self._measuring is None:
-            self._measuring = self._progress.add_task(
-                "measuring network", total=None, detail=message
-            )
-        self._progress.update(self._measuring, detail=message)
-
-
+        self._progress.update(self._network, detail=message, visible=True)

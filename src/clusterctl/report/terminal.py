@@ -63,8 +63,10 @@ def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
 def _without_names(finding: Finding) -> str:
     """Give the evidence with the subject's own names blanked, so that equal troubles fold."""
     names = [re.escape(n) for n in (finding.subject.node, finding.subject.peer) if n]
-    return re.sub(rf"(?<![\w-])({'|'.join(names)})(?![\w-])", "*", finding.evidence) if names else (
-        finding.evidence
+    return (
+        re.sub(rf"(?<![\w-])({'|'.join(names)})(?![\w-])", "*", finding.evidence)
+        if names
+        else (finding.evidence)
     )
 
 
