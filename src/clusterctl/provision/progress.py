@@ -112,22 +112,25 @@ class Progress:
         """What Ansible said outside of any task: why it cannot read a file, for instance."""
         self.finished = False
         """Whether Ansible came to its own end."""
+        # A result's own "role" is wrong where nodes run on without waiting for each other: a task
+        # outside of any role then carries the role of another node's task.
+        self._roles: dict[str, str] = {}
 
     def take(self, event: Mapping[str, Any]) -> list[News]:
         """Update the nodes by one event of ansible-runner; give what is worth telling."""
         kind, data = event.get("event", ""), event.get("event_data") or {}
         if kind in {"verbose", "error", "warning", "system_warning"}:
             self._say(str(event.get("stdout", "")))
+        elif kind == "playbook_on_task_start":
+            self._roles[data.get("task_uuid", "")] = data.get("role") or ""
         elif kind == "playbook_on_stats":
             return self._end(data)
         node = self.nodes.get(data.get("host", ""))
         if node is None:
             return []
         if kind == "runner_on_start":
-            done = node.enter(data.get("role", ""), data.get("task", ""), _time(event, "created"))
+            done = node.enter(self._role(data), data.get("task", ""), _time(event, "created"))
             return [done] if done else []
-        if kind == "runner_on_file_diff":
-            return _diffs(node.name, data)
         if kind in _RESULTS:
             return self._result(node, kind, data)
         return []
@@ -144,14 +147,14 @@ class Progress:
 
     def _result(self, node: NodeProgress, kind: str, data: Mapping[str, Any]) -> list[News]:
         result = data.get("res") or {}
-        role, task = data.get("role", ""), data.get("task", "")
+        role, task = self._role(data), data.get("task", "")
         node.busy = False
         node.ended_at = _time(data, "end") or node.ended_at
         if kind == "runner_on_ok":
             if result.get("changed"):
                 node.changes.append(Change(role, printable(task)))
-            else:
-                node.ok += 1
+                return _diffs(node.name, printable(task), result)
+            node.ok += 1
         elif kind in {"runner_on_failed", "runner_on_unreachable"} and not data.get(
             "ignore_errors"
         ):
@@ -184,6 +187,9 @@ class Progress:
                 news += [done] if done else []
         return news
 
+    def _role(self, data: Mapping[str, Any]) -> str:
+        return self._roles.get(data.get("task_uuid", ""), "")
+
     def _say(self, text: str) -> None:
         text = printable(_ESCAPE_SEQUENCE.sub("", text)).strip()
         if text:
@@ -214,27 +220,24 @@ def _message(result: Mapping[str, Any]) -> str:
     return printable("\n".join(parts)).strip()[:_MESSAGE_LIMIT_CHARS]
 
 
-def _diffs(node: str, data: Mapping[str, Any]) -> list[News]:
-    found = data.get("diff") or (data.get("res") or {}).get("diff") or []
-    pieces = found if isinstance(found, list) else [found]
-    texts = [_unified(piece) for piece in pieces if isinstance(piece, dict)]
-    text = printable("".join(texts)).strip("\n")
-    return [Diff(node, printable(data.get("task", "")), text)] if text else []
+def _diffs(node: str, task: str, result: Mapping[str, Any]) -> list[News]:
+    """Give what a changed result says of a file's text; Ansible adds it on ``--diff`` only."""
+    path = str((result.get("invocation") or {}).get("dest") or result.get("dest") or "")
+    found = result.get("diff") or []
+    pieces = [piece for piece in (found if isinstance(found, list) else [found]) if piece]
+    text = printable("".join(_unified(piece, path) for piece in pieces)).strip("\n")
+    return [Diff(node, task, text)] if text else []
 
 
-def _unified(piece: Mapping[str, Any]) -> str:
+def _unified(piece: Mapping[str, Any], path: str) -> str:
     if "prepared" in piece:
         return str(piece["prepared"])
     before, after = piece.get("before", ""), piece.get("after", "")
     if not isinstance(before, str) or not isinstance(after, str):
         return ""  # attributes of a file, not its text
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True),
-        after.splitlines(keepends=True),
-        fromfile=str(piece.get("before_header") or "before"),
-        tofile=str(piece.get("after_header") or "after"),
-    )
-    return "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+    name = path or str(piece.get("before_header", ""))
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
+    return "".join(line + "\n" for line in lines)
 
 
 def _time(source: Mapping[str, Any], key: str) -> datetime | None:

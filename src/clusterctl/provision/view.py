@@ -91,17 +91,17 @@ class _Board:
         verb = "Planning for" if self._check else "Provisioning"
         title = Text.assemble((f"{verb} {_count(len(nodes), 'node')}", "bold"))
         title.append(f"  {elapsed:.0f} s", style="dim")
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
         table.add_column(width=1)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, style="dim")
         table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for node in nodes[:rows]:
             table.add_row(*self._row(node))
         parts: list[RenderableType] = [title, table]
         if len(nodes) > rows:
-            parts.append(Text(f"   and {len(nodes) - rows} more", style="dim"))
+            parts.append(Text(f"and {len(nodes) - rows} more", style="dim"))
         return Group(*parts)
 
     def _row(self, node: NodeProgress) -> tuple[RenderableType, ...]:
@@ -119,28 +119,24 @@ class _Board:
 
 
 def summarize(progress: Progress, console: Console, *, check: bool) -> None:
-    """Show failures first, in full, then a table of all nodes, then one sentence."""
+    """Show failures first, in full, then a table of all nodes, what changed, and one sentence."""
     for failures in _alike(progress.failures):
         _print_failure(console, failures)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("node", no_wrap=True)
-    table.add_column("ok", justify="right")
-    table.add_column("changed" if not check else "would change", justify="right")
-    table.add_column("failed", justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("what changed" if not check else "what would change", overflow="fold")
+    table.add_column("node", overflow="fold")
+    for heading in ("ok", "would change" if check else "changed", "failed", "seconds"):
+        table.add_column(heading, justify="right")
     for names, node, seconds in _rows(progress.nodes.values()):
-        changed = len(node.changes)
         table.add_row(
             Text(names),
             str(node.ok),
-            Text(str(changed), style="yellow" if changed else ""),
+            Text(str(len(node.changes)), style="yellow" if node.changes else ""),
             Text("1", style="red") if node.failure else "0",
             f"{seconds:.1f}",
-            Text(_changes(node.changes)),
         )
     console.print(table)
     console.print()
+    _print_changes(progress, console, check=check)
     console.print(Text(_sentence(progress, check=check), style="bold"), soft_wrap=True)
 
 
@@ -169,6 +165,20 @@ def _print_failure(console: Console, failures: list[Failure]) -> None:
     if first.path:
         console.print(Text(f"    {first.path}", style="dim"), soft_wrap=True)
     console.print()
+
+
+def _print_changes(progress: Progress, console: Console, *, check: bool) -> None:
+    groups: dict[tuple[Change, ...], list[str]] = defaultdict(list)
+    for node in progress.nodes.values():
+        groups[tuple(node.changes)].append(node.name)
+    for changes, names in groups.items():
+        if not changes:
+            continue
+        heading = "Would change on" if check else "Changed on"
+        console.print(Text(f"{heading} {fold(names)}:"), soft_wrap=True)
+        for change in changes:
+            console.print(Text(f"  {_where(change.role, change.task)}"), soft_wrap=True)
+        console.print()
 
 
 def _print_diff(console: Console, diff: Diff) -> None:
@@ -223,13 +233,6 @@ def _rows(nodes: Iterable[NodeProgress]) -> Iterator[tuple[str, NodeProgress, fl
         groups[alike if len(nodes) >= _FOLD_FROM_NODES else node.name].append(node)
     for group in groups.values():
         yield fold(n.name for n in group), group[0], max(n.duration_s for n in group)
-
-
-def _changes(changes: Iterable[Change]) -> str:
-    by_role: dict[str, list[str]] = defaultdict(list)
-    for change in changes:
-        by_role[change.role].append(change.task)
-    return "\n".join(f"{role}: {', '.join(tasks)}".lstrip(": ") for role, tasks in by_role.items())
 
 
 def _where(role: str, task: str) -> str:
