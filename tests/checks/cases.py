@@ -330,8 +330,9 @@ CASES = [
     Case("node.disk.space", "unread", UNKNOWN, evidence=evidence(changes=on3(filesystems=PLANTED))),
     Case("node.names.resolve", "healthy", PASS),
     Case("node.names.resolve", "missing", WARN,
-         evidence=evidence(changes=on3(names=Names({"node1": "198.18.0.1"}))),
-         says=("node2, node4",), on_page=True),
+         evidence=evidence(changes=on3(names=Names(
+             {"node1": "198.18.0.1"}, {"node2": "Name or service not known"}))),
+         says=("node2, node4 (Name or service not known)",), on_page=True),
     Case("node.names.resolve", "stale", WARN,
          evidence=evidence(changes=on3(names=Names(
              {**HEALTHY.names.resolved, "node2": "198.18.0.99"}))),
@@ -388,6 +389,9 @@ CASES = [
          evidence=evidence(changes=gpus(7, 7), wanted={"gpu_count": 8}), on_page=True),
     Case("node.gpu.count", "one does not start", FAIL, says=("8 on PCI, 7 answer NVML",),
          evidence=evidence(changes=gpus(8, 7), wanted={"gpu_count": 8})),
+    Case("node.gpu.count", "counted and mute", FAIL, says=("GPU 5: GPU is lost",),
+         evidence=evidence(wanted={"gpu_count": 8}, changes=on3(gpus=replace(
+             gpus(8, 8)["node3"]["gpus"], lost={"5": "GPU is lost"})))),
     Case("node.gpu.count", "no driver", FAIL, says=("driver is not installed",),
          evidence=evidence(changes=gpus(8, None), wanted={"gpu_count": 8})),
     Case("node.gpu.count", "no driver, count not said", FAIL,

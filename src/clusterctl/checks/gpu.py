@@ -29,6 +29,8 @@ def gpu_count(node: NodeView) -> Outcome:
     limit = f"{expected} GPUs (inventory: gpu_count)" if expected else "no GPU is asked for"
     if on_pci is None and answering is None:
         return unknown(f"neither PCI nor NVML could be read: {seen}")
+    if gpus.lost:
+        return _lost(node, gpus, seen, limit)
     present = max(on_pci or 0, answering or 0)
     if answering is not None and answering >= max(present, expected, 1):
         if wanted is not None and answering > expected:
@@ -40,6 +42,15 @@ def gpu_count(node: NodeView) -> Outcome:
         why = "not set" if wanted is None else "0"
         return skip(f"no GPU expected (inventory: gpu_count is {why}) and none found")
     return _missing(node, gpus, expected, seen, limit)
+
+
+def _lost(node: NodeView, gpus: Gpus, seen: str, limit: str) -> Outcome:
+    reasons = ", ".join(f"GPU {index}: {why}" for index, why in sorted(gpus.lost.items()))
+    return fail(
+        f"{seen}; some do not answer at all: {reasons}",
+        limit,
+        f"on {node.name}: dmesg | grep -i -e NVRM -e Xid; drain it, then reboot",
+    )
 
 
 def _missing(node: NodeView, gpus: Gpus, expected: int, seen: str, limit: str) -> Outcome:

@@ -192,7 +192,8 @@ def names_resolve(node: NodeView) -> Outcome:
     """Look at what each of the inventory's names means on this node."""
     if not node.peers:
         return skip("a single machine has no other nodes to find")
-    resolved = known(node.facts.names).resolved
+    names = known(node.facts.names)
+    resolved = names.resolved
     missing = [name for name in node.peers if not resolved.get(name)]
     wrong = [
         f"{name} means {address}, which is not {name}'s address"
@@ -202,7 +203,8 @@ def names_resolve(node: NodeView) -> Outcome:
     limit = "every node's name resolves to one of its addresses"
     if not missing and not wrong:
         return ok(f"resolves all {len(node.peers)} names of the other nodes", limit)
-    unresolved = [f"does not resolve {', '.join(missing)}"] if missing else []
+    why = next((f" ({names.reasons[name]})" for name in missing if name in names.reasons), "")
+    unresolved = [f"does not resolve {', '.join(missing)}{why}"] if missing else []
     return warn(
         "; ".join(unresolved + wrong),
         limit,
