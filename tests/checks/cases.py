@@ -414,7 +414,7 @@ CASES = [
     Case("node.network.bandwidth", "healthy", PASS),
     Case("node.network.bandwidth", "slow", FAIL, on_page=True,
          evidence=evidence(measured=fabric(bandwidth=slow_node("node3", 0.24))),
-         says=("sends 6", "receives 6", "its 3 partners", "eth0", "on node3")),
+         says=("sends 6", "receives 6", "all 3 partners", "eth0", "on node3")),
     Case("node.network.bandwidth", "partner of a slow node", PASS, Subject(node="node1"),
          evidence(measured=fabric(bandwidth=slow_node("node3", 0.24)))),
     Case("node.network.bandwidth", "end of a slow path", PASS,

@@ -18,7 +18,7 @@ from clusterctl.checks.base import (
     unknown,
     warn,
 )
-from clusterctl.checks.units import both_rates, rate, seconds, size
+from clusterctl.checks.units import both_rates, number_of, rate, seconds, size
 from clusterctl.facts import AllreduceSample, FabricFacts, Unread
 from clusterctl.findings import Outcome
 
@@ -77,8 +77,8 @@ def allreduce_correct(evidence: Evidence) -> Outcome:
     sizes = [sample.size_bytes for sample in samples]
     ranks = min(sample.ranks for sample in samples)
     seen = (
-        f"{len(samples)} sizes from {size(min(sizes))} to {size(max(sizes))} over {ranks} ranks "
-        f"on {len(fabric.nodes)} nodes: all elements right"
+        f"{number_of(len(samples), 'size')} from {size(min(sizes))} to {size(max(sizes))} over "
+        f"{ranks} ranks on {number_of(len(fabric.nodes), 'node')}: all elements right"
     )
     absent = [name for name in evidence.exams if name not in fabric.nodes or name in fabric.lost]
     if absent:

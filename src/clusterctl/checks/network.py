@@ -18,7 +18,7 @@ from clusterctl.checks.base import (
     warn,
 )
 from clusterctl.checks.culprit import Network
-from clusterctl.checks.units import bits, both_rates, percent, rate, seconds
+from clusterctl.checks.units import bits, both_rates, number_of, percent, rate, seconds
 from clusterctl.facts import FabricFacts, Nic, Unread
 from clusterctl.findings import Outcome, Status
 
@@ -60,7 +60,7 @@ def nic_errors(node: NodeView) -> Outcome:
         )
     if not nics:
         return skip("no network interface is up")
-    return ok(f"{', '.join(nic.name for nic in nics)}: none that count", limit)
+    return ok(f"{number_of(len(nics), 'interface')} without errors that count", limit)
 
 
 def _nic_trouble(nic: Nic) -> list[str]:
@@ -122,7 +122,7 @@ def _both_ways(send: float, receive: float) -> str:
 
 def _partners(network: Network, name: str) -> str:
     count = network.partners(name)
-    return f"its best of {count} partners" if count > 3 else f"its {count} partners"
+    return f"the best of its {count} partners" if count > 3 else f"all {count} partners"
 
 
 def deficit_of(value: float, usual: float) -> float:
@@ -185,8 +185,8 @@ def _network_of_peers(node: NodeView, instead: str) -> Network:
     if partners < 2:
         raise UnjudgedError(
             unknown(
-                f"measured with {partners} partners only: which end it is cannot be told"
-                f"{incomplete(node.evidence.fabric)}"
+                f"measured with {number_of(partners, 'partner')} only: which end it is cannot be "
+                f"told{incomplete(node.evidence.fabric)}"
             )
         )
     return network

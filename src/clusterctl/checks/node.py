@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from clusterctl.checks.base import NodeView, check, fail, known, ok, skip, source, unknown, warn
-from clusterctl.checks.units import percent, seconds, size
+from clusterctl.checks.units import number_of, percent, seconds, size
 from clusterctl.facts import ClockOffset, Filesystem, Unread
 from clusterctl.findings import NodeError, Outcome, Status
 
@@ -144,7 +144,7 @@ def disk_space(node: NodeView) -> Outcome:
             "if it is read-only: dmesg | grep -i -e 'I/O error' -e remount",
         )
     least = min(needed, key=lambda fs: fs.free_bytes)
-    return ok(f"{len(needed)} file systems; least free: {_room(least)}", limit)
+    return ok(f"{number_of(len(needed), 'file system')}; least free: {_room(least)}", limit)
 
 
 def _file_systems(mounted: list[Filesystem]) -> list[Filesystem]:

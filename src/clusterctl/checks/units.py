@@ -47,3 +47,8 @@ def size(count: float) -> str:
 def percent(fraction: float) -> str:
     """Give ``2.5 %``."""
     return f"{_digits(fraction * 100)} %"
+
+
+def number_of(count: int, thing: str) -> str:
+    """Give ``1 node`` or ``4 nodes``."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
