@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from clusterctl.provision import cleanup, record, view
 from clusterctl.provision.playbooks import playbooks_folder
 from clusterctl.provision.progress import Progress
 from clusterctl.provision.run import Request, Run
+from clusterctl.provision.secret_file import in_memory
 
 
 @click.command(epilog="Exit codes: 0 done, 1 a node failed, 2 usage or inventory, 130 interrupted.")
@@ -36,9 +38,7 @@ from clusterctl.provision.run import Request, Run
 )
 @click.option(
     "--vault-password-file",
-    "vault_password_files",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False),
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
     help="File (or program) that gives the vault's password.",
 )
 def provision(
@@ -49,7 +49,7 @@ def provision(
     diff: bool,
     ask_become_pass: bool,
     ask_vault_pass: bool,
-    vault_password_files: tuple[str, ...],
+    vault_password_file: str | None,
 ) -> int:
     """Bring every node of an inventory to the state that its variables ask for.
 
@@ -61,10 +61,13 @@ def provision(
       clusterctl provision -i lab
       clusterctl provision -i inventory/hosts.yml --check --diff
       clusterctl provision -i inventory/hosts.yml --limit 'gpu:!gpu7' --tags mpi
-    """  # noqa: D301 - click's mark for a paragraph that keeps its lines is a real \b
+    """
     source = resolve_inventory(source)
-    become_password = _ask("Password of sudo on the nodes") if ask_become_pass else None
-    vault_password = _ask("Password of the vault") if ask_vault_pass else None
+    become_password_file = _ask("Password of sudo on the nodes") if ask_become_pass else None
+    if ask_vault_pass:
+        vault_password_file = _ask("Password of the inventory's vault")
+    if vault_password_file:
+        os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = vault_password_file  # for Ansible's loader too
     nodes = inventory.load(source, limit).nodes
     request = Request(
         inventory=source,
@@ -73,15 +76,15 @@ def provision(
         tags=tags,
         check=check,
         diff=diff,
-        vault_password_files=vault_password_files,
-        become_password=become_password,
-        vault_password=vault_password,
+        become_password_file=become_password_file,
+        vault_password_file=vault_password_file,
     )
     return int(_provision(request, Progress(node.name for node in nodes)))
 
 
-def _ask(what: str) -> Secret:
-    return Secret(click.prompt(what, hide_input=True, err=True))
+def _ask(what: str) -> str:
+    """Ask for a password; give the path of a file in memory that holds it."""
+    return in_memory(Secret(click.prompt(what, hide_input=True, err=True)))
 
 
 def _provision(request: Request, progress: Progress) -> ExitCode:

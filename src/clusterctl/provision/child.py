@@ -1,8 +1,8 @@
 """The child process that holds ansible-runner: ``python -m clusterctl.provision.child``.
 
-It reads one line of JSON with the order (secrets come this way: a pipe is in no process list),
-writes each event as a line of JSON, and last ``{"event": "ended", "rc": ...}``. When its standard
-input closes, because the run is stopped or because its parent was killed, it cancels the run.
+It reads one line of JSON with the order, writes each event as a line of JSON, and last
+``{"event": "ended", "rc": ...}``. When its standard input closes, because the run is stopped or
+because its parent was killed, it cancels the run.
 
 A process of its own, because ansible-runner forks a pseudo terminal, which a process with
 threads (such as one with a live view) cannot do safely.
@@ -15,7 +15,7 @@ import os
 import select
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +46,19 @@ def main() -> None:
 
     scratch = Path(order["scratch"])
     try:
-        _status, runner = _run(order, scratch, handle)
-        send({"event": "ended", "rc": runner})
+        send({"event": "ended", "rc": _run(order, scratch, handle)})
     finally:
         sweep(os.environ[MARKER], scratch)
 
 
-def _run(order: Mapping[str, Any], scratch: Path, handle: Any) -> tuple[str, int]:
+def _run(
+    order: Mapping[str, Any], scratch: Path, handle: Callable[[Mapping[str, Any]], bool]
+) -> int:
     result = ansible_runner.run(
         private_data_dir=str(scratch),
         project_dir=order["folder"],
         playbook=order["playbook"],
         cmdline=shlex.join(order["arguments"]),
-        passwords=order["passwords"],
         settings={"pexpect_timeout": _POLL_S, "suppress_ansible_output": True},
         suppress_env_files=True,
         fact_cache_type="none",
@@ -67,7 +67,7 @@ def _run(order: Mapping[str, Any], scratch: Path, handle: Any) -> tuple[str, int
         cancel_callback=_stdin_closed,
         quiet=True,
     )
-    return result.status, result.rc
+    return int(result.rc)
 
 
 def _stdin_closed() -> bool:

@@ -2,7 +2,8 @@
 
 Ansible's workers and ssh's masters leave the process group and the session that they were
 started in, and killing ``ansible-playbook`` leaves them behind. All of them inherit the
-environment, so a variable with the run's id marks them.
+environment, so a variable with the run's id marks them. A master writes its title over its
+environment; the title names its socket, which lies in the run's private folder.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def make_scratch() -> Path:
 
 def sweep(run_id: str, scratch: Path) -> None:
     """End every process of a run but this one, and remove its private folder."""
-    ours = [process for process in psutil.process_iter() if _belongs(process, run_id)]
+    ours = [process for process in psutil.process_iter() if _belongs(process, run_id, scratch)]
     for process in ours:
         _signal(process, psutil.Process.terminate)
     _gone, alive = psutil.wait_procs(ours, timeout=_TERMINATION_GRACE_S)
@@ -39,9 +40,12 @@ def sweep(run_id: str, scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _belongs(process: psutil.Process, run_id: str) -> bool:
+def _belongs(process: psutil.Process, run_id: str, scratch: Path) -> bool:
     try:
-        return process.pid != os.getpid() and process.environ().get(MARKER) == run_id
+        if process.pid == os.getpid():
+            return False
+        title = " ".join(process.cmdline())
+        return title.startswith(f"ssh: {scratch}/") or process.environ().get(MARKER) == run_id
     except (psutil.Error, OSError):
         return False  # it ended, or it is another user's
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from clusterctl.inventory import Secret
 from clusterctl.provision.cleanup import MARKER, sweep
 
 _FORKS_MAX = 100
@@ -41,9 +40,8 @@ class Request:
     tags: str | None = None
     check: bool = False
     diff: bool = False
-    vault_password_files: tuple[str, ...] = ()
-    become_password: Secret | None = None
-    vault_password: Secret | None = None
+    become_password_file: str | None = None
+    vault_password_file: str | None = None
 
     def arguments(self) -> list[str]:
         """Give the arguments of ``ansible-playbook``. They show in process lists: no secret."""
@@ -52,19 +50,15 @@ class Request:
         arguments += ["--tags", self.tags] if self.tags else []
         arguments += ["--check"] if self.check else []
         arguments += ["--diff"] if self.diff else []
-        for file in self.vault_password_files:
-            arguments += ["--vault-password-file", file]
-        arguments += ["--ask-become-pass"] if self.become_password else []
-        arguments += ["--ask-vault-pass"] if self.vault_password else []
         return arguments
 
-    def passwords(self) -> dict[str, str]:
-        """Give the answers to Ansible's prompts, by pattern. Secret."""
-        prompts = {
-            r"^BECOME password.*:\s*?$": self.become_password,
-            r"^Vault password.*:\s*?$": self.vault_password,
+    def environment(self) -> dict[str, str]:
+        """Give the settings of Ansible that name files with passwords."""
+        files = {
+            "ANSIBLE_BECOME_PASSWORD_FILE": self.become_password_file,
+            "ANSIBLE_VAULT_PASSWORD_FILE": self.vault_password_file,
         }
-        return {prompt: secret.reveal() for prompt, secret in prompts.items() if secret}
+        return {variable: file for variable, file in files.items() if file}
 
 
 class Run:
@@ -78,7 +72,6 @@ class Run:
             "folder": str(Path.cwd()),
             "playbook": str(request.playbook),
             "arguments": request.arguments(),
-            "passwords": request.passwords(),
         }
         with log.open("wb") as log_file:
             self._process = subprocess.Popen(
@@ -86,7 +79,7 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env=_environment(run_id, scratch),
+                env=_environment(run_id, scratch) | request.environment(),
                 # Ctrl-C on the terminal is for us to pass on.
                 start_new_session=True,
             )
