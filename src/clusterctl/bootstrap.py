@@ -33,6 +33,7 @@ NETWORK_FILESYSTEMS = (
     "9p",
     "afs",
 )
+CANDIDATES = ("/var/tmp", "$XDG_RUNTIME_DIR", "/dev/shm", "~/.cache")
 PRUNE_AFTER_S = 86400
 PREFIX = f".clusterctl-{os.geteuid()}-"
 
@@ -65,12 +66,9 @@ def read_line() -> dict[str, Any]:
 
 def bases() -> list[str]:
     """Give the folders that may hold ours, the best first."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    found = [
-        os.path.realpath(base)
-        for base in ("/var/tmp", runtime, "/dev/shm", os.path.expanduser("~/.cache"))
-        if base.startswith("/") and is_safe(os.path.realpath(base))
-    ]
+    expanded = (os.path.expandvars(os.path.expanduser(name)) for name in CANDIDATES)
+    real = [os.path.realpath(path) for path in expanded if path.startswith("/")]
+    found = [base for base in real if is_safe(base)]
     # Without execution psutil's library does not load, over a network the probe could hang.
     return sorted(found, key=lambda base: (is_noexec(base), is_remote(base)))
 

@@ -169,7 +169,7 @@ def start(
     pythons = [wanted] if wanted else list(PYTHONS)
     script = FIND_PYTHON.replace("PYTHONS", shlex.join(pythons))
     process = connection.start(
-        ["sh", "-c", script, "sh", nonce, _bootstrap(), module, *args], become=become
+        ["sh", "-c", script, "sh", nonce, bootstrap_text(), module, *args], become=become
     )
     try:
         _supply(process, _Talk(process, nonce, timeout_s), payload, wanted)
@@ -261,6 +261,7 @@ def _no_room(answer: dict[str, Any]) -> NodeFailure:
 
 
 @functools.cache
-def _bootstrap() -> str:
+def bootstrap_text() -> str:
+    """Give the program that a node's Python runs first."""
     source = Path(__file__).with_name("bootstrap.py").read_text()
     return f"{source}\nmain(*sys.argv[1:])\n"

@@ -219,7 +219,8 @@ def _handshake(link: Link, target: Target, timeout_s: float) -> tuple[paramiko.T
     known = hostkey.known(target)
     transport = paramiko.Transport(link.stream)
     link.transport = transport
-    transport.banner_timeout = transport.handshake_timeout = timeout_s
+    # Beyond start_client's own timeout, which tells slowness from a broken connection.
+    transport.banner_timeout = transport.handshake_timeout = 2 * timeout_s + 1
     hostkey.prefer(transport, known)
     try:
         transport.start_client(timeout=timeout_s)

@@ -114,7 +114,9 @@ class LocalConnection(Runner):
         try:
             pipes = LocalPipes(launch.argv)
         except OSError as error:
-            raise failure("become", f"{launch.argv[0]}: {error.strerror}", "install it") from None
+            kind = "become" if user is not None else "protocol"
+            why = f"{launch.argv[0]} does not start: {error.strerror}"
+            raise failure(kind, why, f"install {launch.argv[0]}") from None
         self._pipes.append(pipes)
         process = PipedProcess(pipes, argv[0])
         await_start(process, launch, self.node)
