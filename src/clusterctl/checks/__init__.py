@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from clusterctl.checks import cluster, gpu, link, network, node, software
-from clusterctl.checks.base import Check, Evidence, Level, Scope, check, known, unknown
+from clusterctl.checks.base import (
+    LIMITS,
+    Check,
+    Evidence,
+    Level,
+    Scope,
+    check,
+    known,
+    unknown,
+    unknown_limits,
+)
 from clusterctl.findings import Finding, Outcome, Subject
 
 __all__ = [
+    "LIMITS",
     "Cell",
     "Check",
     "Evidence",
@@ -21,6 +32,7 @@ __all__ = [
     "judge",
     "known",
     "plan",
+    "unknown_limits",
 ]
 
 _MODULES = (node, software, gpu, network, link, cluster)

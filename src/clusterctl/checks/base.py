@@ -76,6 +76,30 @@ def unknown(why: str, remedy: str = "") -> Outcome:
     return Outcome(Status.UNKNOWN, why, remedy=remedy)
 
 
+LIMITS = {
+    "allreduce_busbw_min_bytes_per_s": "least busbw of the allreduce at its largest size",
+    "clock_offset_max_s": "how far a node's clock may be from the others'",
+    "disk_free_min_bytes": "least room on the file systems that every run writes to",
+    "link_bandwidth_deficit_max": "share that may be missing to what a link's ends can",
+    "link_bandwidth_min_bytes_per_s": "least bandwidth of every node and link, each way",
+    "link_latency_max_s": "longest one-way latency of a link",
+    "loss_max": "share of TCP segments that may be sent again",
+    "node_bandwidth_deficit_max": "share that may be missing to the median node's bandwidth",
+}
+"""What ``doctor_limits`` may hold in the inventory."""
+
+
+def unknown_limits(wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name what stands under ``doctor_limits`` and is no limit: a slip that would judge nothing."""
+    found = {
+        str(key)
+        for variables in wanted.values()
+        if isinstance(limits := variables.get("doctor_limits"), Mapping)
+        for key in limits
+    }
+    return sorted(found - set(LIMITS))
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Everything that was learned, and what the inventory wants of each node."""
@@ -105,6 +129,8 @@ class Evidence:
         return (min if lowest else max)(found, default=None)
 
     def _limit(self, key: str, name: str) -> float | None:
+        if key not in LIMITS:
+            raise LookupError(f"{key} is not among LIMITS")
         limits = self.wanted.get(name, {}).get("doctor_limits") or {}
         if not isinstance(limits, Mapping):
             raise UnjudgedError(unknown("inventory: doctor_limits is not a dictionary"))
