@@ -1,0 +1,17 @@
+"""Running the system's own tools."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from clusterctl.errors import UserError
+
+
+def run(argv: Sequence[str], stdin: str = "") -> str:
+    """Run a tool of this machine and give its output; :class:`UserError` with its words if not."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise UserError(f"`{' '.join(argv[:4])}` failed with {done.returncode}: {said}")
+    return done.stdout

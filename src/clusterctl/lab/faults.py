@@ -1,0 +1,174 @@
+"""Faults to inject into lab nodes. Each is one function: a value breaks, None makes whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from clusterctl.errors import UserError
+from clusterctl.lab import cgroup, net, node
+from clusterctl.lab.spec import LabSpec, NodeSpec, format_rate, parse_rate
+
+Apply = Callable[[LabSpec, NodeSpec, str | None], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A way in which a node can be broken.
+
+    ``caught_by`` is the check that must notice it. ``normalize`` gives a value in the form that
+    is kept, or raises :class:`UserError`. ``set`` gets the node with its faults as they are to
+    be, and the value, or None to undo the fault; it may be called again with the same.
+    """
+
+    name: str
+    help: str
+    caught_by: str
+    default: str
+    normalize: Callable[[str], str]
+    set: Apply
+
+
+FAULTS: dict[str, Fault] = {}
+"""Name -> fault."""
+
+
+def fault(
+    name: str, *, caught_by: str, default: str = "", normalize: Callable[[str], str] | None = None
+) -> Callable[[Apply], Apply]:
+    """Declare a fault; the function's docstring is its help."""
+
+    def declare(function: Apply) -> Apply:
+        text = (function.__doc__ or "").strip().splitlines()[0]
+        check = normalize or (lambda value: _no_value(name, value))
+        FAULTS[name] = Fault(name, text, caught_by, default, check, function)
+        return function
+
+    return declare
+
+
+def _no_value(name: str, value: str) -> str:
+    if value:
+        raise UserError(f"{name} takes no value", f"clusterctl lab fault add NODE {name}")
+    return ""
+
+
+def _rate(value: str) -> str:
+    bits_per_s = parse_rate(value)
+    if bits_per_s is None:
+        raise UserError("a slow link needs a rate", "slow-link=50mbit")
+    return format_rate(bits_per_s)
+
+
+def _percent(value: str) -> str:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", value)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise UserError(f"{value!r} is not a share of packets", "give one like 2%")
+    return f"{float(match[1]):g}"
+
+
+def _mebibytes(value: str) -> str:
+    match = re.fullmatch(r"(\d+)(?:M|MB|MiB)?", value)
+    if not match:
+        raise UserError(f"{value!r} is not a size", "give the space to leave free, like 8M")
+    return f"{match[1]}M"
+
+
+def _seconds(value: str) -> str:
+    match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?)s?", value)
+    if not match:
+        raise UserError(f"{value!r} is not a time", "give seconds, like +120s or -0.5s")
+    return f"{float(match[1]):+g}s"
+
+
+@fault("slow-link", caught_by="node.network.bandwidth", default="50mbit", normalize=_rate)
+def slow_link(spec: LabSpec, target: NodeSpec, value: str | None) -> None:  # noqa: ARG001 - in spec
+    """The node's NIC runs at this rate, in both directions."""
+    net.shape(spec, [target])
+
+
+@fault("lossy-link", caught_by="node.network.loss", default="2", normalize=_percent)
+def lossy_link(spec: LabSpec, target: NodeSpec, value: str | None) -> None:  # noqa: ARG001 - in spec
+    """The node's port loses this percentage of packets, in both directions."""
+    net.set_loss(spec)
+
+
+@fault("sshd-down", caught_by="node.reachable")
+def sshd_down(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """The node's SSH server is stopped and stays so over a reboot."""
+    verb = "enable" if value is None else "disable"
+    node.run_inside(spec, target, ["systemctl", "--quiet", "--now", verb, "ssh.service"])
+
+
+@fault("node-frozen", caught_by="node.reachable")
+def node_frozen(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """All processes of the node are stopped: connections open, nothing answers."""
+    cgroup.freeze(spec, target, frozen=value is not None)
+
+
+FILLER = "var/log/lab-disk-full.log"
+
+
+@fault("disk-full", caught_by="node.disk.space", default="0M", normalize=_mebibytes)
+def disk_full(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """A log file fills the node's disk up to this much free space."""
+    path = f"/{FILLER}"
+    if value is None:
+        node.run_inside(spec, target, ["rm", "-f", path])
+        return
+    leave = int(value.removesuffix("M"))
+    fill = (
+        f"rm -f {path}; free=$(df --output=avail -k / | tail -n 1);"
+        f" fallocate -l $((free - {leave} * 1024 - 64))K {path};"
+        # What allocation leaves over goes to plain blocks, down to the last.
+        f" [ {leave} -gt 0 ] || cat /dev/zero >> {path} 2> /dev/null || true"
+    )
+    node.run_inside(spec, target, ["sh", "-c", fill])
+
+
+@fault("clock-skew", caught_by="node.clock.offset", default="+120s", normalize=_seconds)
+def clock_skew(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """Logins on the node, and what they start with sudo, see a clock that is this much off."""
+    script = "sed -i '/# lab clock-skew$/d; /FAKETIME/d; /faketime/d' /etc/environment"
+    if value is not None:
+        script += (
+            "; library=$(ls /usr/lib/*/faketime/libfaketime.so.1)"
+            f"; echo '{value}' > /etc/faketimerc"
+            '; printf "%s\\n" "LD_PRELOAD=$library" "FAKETIME_DONT_FAKE_MONOTONIC=1"'
+            ' "FAKETIME_TIMESTAMP_FILE=/etc/faketimerc" >> /etc/environment'
+        )
+    else:
+        script += "; rm -f /etc/faketimerc"
+    node.run_inside(spec, target, ["sh", "-c", f"touch /etc/environment; {script}"])
+
+
+def parse(text: str) -> tuple[Fault, str]:
+    """Read ``FAULT`` or ``FAULT=VALUE``."""
+    name, given, value = text.partition("=")
+    found = FAULTS.get(name)
+    if found is None:
+        raise UserError(f"there is no fault {name!r}", f"choose from {', '.join(FAULTS)}")
+    return found, found.normalize(value if given else found.default)
+
+
+def add(spec: LabSpec, target: NodeSpec, text: str) -> LabSpec:
+    """Break the node, and write it down before, so that it can be undone whatever happens."""
+    found, value = parse(text)
+    target = replace(target, faults=target.faults | {found.name: value})
+    spec = spec.with_node(target)
+    spec.save()
+    found.set(spec, target, value)
+    return spec
+
+
+def clear(spec: LabSpec, target: NodeSpec, name: str) -> LabSpec:
+    """Undo one fault of the node."""
+    if name not in target.faults:
+        return spec
+    left = {other: value for other, value in target.faults.items() if other != name}
+    target = replace(target, faults=left)
+    healed = spec.with_node(target)
+    FAULTS[name].set(healed, target, None)
+    healed.save()
+    return healed
