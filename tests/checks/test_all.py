@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import typing
 from collections.abc import Iterator
@@ -11,10 +10,21 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 from cases import CASES, CHECKS, PAGES, PLANTED, Case, evidence, example
 
-from clusterctl.checks import Cell, Evidence, Level, Scope, check, judge, plan
+from clusterctl.checks import (
+    LIMITS,
+    Cell,
+    Evidence,
+    Level,
+    Scope,
+    check,
+    judge,
+    plan,
+    unknown_limits,
+)
 from clusterctl.checks.base import NodeView
 from clusterctl.facts import NodeFacts, Unread
 from clusterctl.findings import NodeError, Outcome, Status, Subject
+from clusterctl.lab.faults import FAULTS
 
 HEADINGS = [
     "What it means",
@@ -201,14 +211,19 @@ def test_severity_caps_what_a_check_says() -> None:
     assert finding.status is Status.WARN
 
 
+def test_a_misspelt_limit_is_found() -> None:
+    wanted = {"node1": {"doctor_limits": {"loss_max": 0.1, "lost_max": 0.1}}, "node2": {}}
+    assert unknown_limits(wanted) == ["lost_max"]
+
+
+@pytest.mark.parametrize("key", LIMITS)
+def test_every_limit_is_on_a_page(key: str) -> None:
+    assert any(f"doctor_limits.{key}" in path.read_text() for path in PAGES.glob("*.md"))
+
+
 def test_levels_are_ordered() -> None:
     assert Level.QUICK < Level.STANDARD < Level.DEEP
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("clusterctl.lab.faults") is None, reason="there is no lab to ask"
-)
 def test_every_fault_of_the_lab_is_caught_by_a_check() -> None:
-    from clusterctl.lab.faults import FAULTS
-
     assert {fault.caught_by for fault in FAULTS.values()} <= set(CHECKS)
