@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,6 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.padding import Padding
 from rich.spinner import Spinner
 from rich.syntax import Syntax
 from rich.table import Table
@@ -161,7 +161,7 @@ def _print_failure(console: Console, failures: list[Failure]) -> None:
     if first.task:
         line.append(f"  {_where(first.role, first.task)}")
     console.print(line, soft_wrap=True)
-    console.print(Padding(Text(first.message), (0, 0, 0, 4)))
+    console.print(Text(textwrap.indent(first.message, "    ")), soft_wrap=True)
     if first.path:
         console.print(Text(f"    {first.path}", style="dim"), soft_wrap=True)
     console.print()

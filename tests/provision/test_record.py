@@ -1,0 +1,111 @@
+import fcntl
+import json
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clusterctl.errors import UserError
+from clusterctl.inventory import Secret
+from clusterctl.provision import cleanup, record
+from clusterctl.provision.playbooks import playbooks_folder
+from clusterctl.provision.progress import Progress
+from clusterctl.provision.run import Request
+from clusterctl.provision.secret_file import in_memory
+
+REQUEST = Request(inventory="hosts.yml", playbook=Path("provision.yml"), limit="node1")
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "clusterctl" / "runs"
+
+
+def _content(run: record.Record) -> dict[str, object]:
+    content: dict[str, object] = json.loads((run.folder / "run.json").read_text())
+    return content
+
+
+def test_record_says_what_was_asked_for_and_what_came_of_it(state: Path) -> None:
+    record.tidy()
+    run = record.Record(REQUEST, Path("/nowhere"))
+    assert _content(run)["state"] == "running"
+    run.event({"event": "runner_on_ok", "stdout": "noise", "event_data": {"host": "node1"}})
+    run.close(Progress(["node1"]), "done", 0)
+    content = _content(run)
+    assert content["state"] == "done"
+    assert content["options"] == {"limit": "node1", "tags": None, "check": False, "diff": False}
+    assert set(content["versions"]) >= {"clusterctl", "ansible-core", "ansible-runner"}  # type: ignore[call-overload]
+    assert list(content["nodes"]) == ["node1"]  # type: ignore[call-overload]
+    events = (run.folder / "events.jsonl").read_text()
+    assert json.loads(events) == {"event": "runner_on_ok", "event_data": {"host": "node1"}}
+    assert sorted(path.name for path in run.folder.iterdir()) == ["events.jsonl", "run.json"]
+
+
+def test_only_the_owner_may_read_records(state: Path) -> None:
+    record.tidy()
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_state_folder_that_cannot_be_written_is_a_user_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write the record"):
+        record.tidy()
+
+
+def _process_of_run(run_id: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "import os, time; os.setsid(); time.sleep(60)"],
+        env={**os.environ, cleanup.MARKER: run_id},
+    )
+
+
+def test_tidy_ends_what_a_killed_run_left_and_spares_a_running_one() -> None:
+    record.tidy()
+    scratch = cleanup.make_scratch()
+    killed = record.Record(REQUEST, scratch)
+    alive = record.Record(REQUEST, Path("/nowhere"))
+    fcntl.flock(killed._lock, fcntl.LOCK_UN)  # as the kernel does when the process dies
+    left_by_killed, of_alive = _process_of_run(killed.id), _process_of_run(alive.id)
+    time.sleep(0.3)  # until both have their environment
+    try:
+        record.tidy()
+        left_by_killed.wait(5)  # raises unless it was ended
+        assert of_alive.poll() is None
+    finally:
+        of_alive.kill()
+        of_alive.wait()
+    assert not scratch.exists()
+    assert _content(killed)["state"] == "killed"
+    assert _content(alive)["state"] == "running"
+
+
+def test_tidy_drops_the_oldest_records(state: Path) -> None:
+    record.tidy()
+    for index in range(55):
+        (state / f"20200101-0000{index:02}-0000").mkdir()
+    record.tidy()
+    kept = sorted(path.name for path in state.iterdir())
+    assert len(kept) == 50
+    assert kept[0] == "20200101-000005-0000"
+
+
+def test_a_password_is_in_no_file_and_in_no_argument() -> None:
+    path = in_memory(Secret("hunter2"))
+    request = Request(inventory="x", playbook=Path("y"), become_password_file=path)
+    assert "hunter2" not in f"{request} {request.arguments()} {request.environment()}"
+    reader = subprocess.run(["cat", path], capture_output=True, check=True)
+    assert reader.stdout == b"hunter2"
+    assert not os.access(path, os.X_OK)
+
+
+def test_playbooks_are_found() -> None:
+    assert (playbooks_folder() / "provision.yml").is_file()

@@ -1,0 +1,90 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from clusterctl.provision import view
+from clusterctl.provision.progress import Change, Progress
+
+
+@pytest.fixture
+def progress() -> Progress:
+    progress = Progress(["node1", "node2", "node3"])
+    for line in (Path(__file__).parent / "events.jsonl").read_text().splitlines():
+        progress.take(json.loads(line))
+    return progress
+
+
+def _summary(progress: Progress, *, check: bool = False) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    view.summarize(progress, console, check=check)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_failures_come_first_and_in_full(progress: Progress) -> None:
+    text = _summary(progress)
+    assert text.startswith("✗ node2  failed  mpi: See that the version is the one wanted\n")
+    assert "asks for 5; Debian 12.15 has no other." in text
+    assert "✗ node3  unreachable" in text
+    assert text.index("Connection refused") < text.index("seconds")
+
+
+def test_summary_says_what_changed_where(progress: Progress) -> None:
+    text = _summary(progress)
+    assert "Changed on node1:\n  base: Configure chrony\n" in text
+    assert text.endswith("2 of 3 nodes failed; 3 changes made.\n")
+
+
+def test_nothing_to_change_is_said_so() -> None:
+    assert _summary(Progress(["a", "b"])).endswith("Nothing to change: 2 nodes are as wanted.\n")
+    assert _summary(Progress(["a"])).endswith("Nothing to change: 1 node is as wanted.\n")
+
+
+def test_check_reads_like_a_plan() -> None:
+    progress = Progress(["node1", "node2"])
+    for node in progress.nodes.values():
+        node.changes.append(Change("mpi", "Install openmpi-bin"))
+    text = _summary(progress, check=True)
+    assert "Would change on node[1-2]:\n  mpi: Install openmpi-bin\n" in text
+    assert text.endswith("2 changes would be made to 2 nodes.\n")
+    assert "Changed" not in text
+
+
+def test_many_nodes_that_fared_alike_are_one_row() -> None:
+    rows = _summary(Progress(f"node{index}" for index in range(1, 65))).splitlines()
+    assert rows[1].startswith("node[1-64]")
+    assert len(rows) == 4
+
+
+def test_interrupted_says_who_was_in_which_task() -> None:
+    progress = Progress(["node1", "node2", "node3"])
+    for name in ("node1", "node2"):
+        progress.nodes[name].enter("mpi", "Install openmpi-bin", None)
+    console = Console(file=io.StringIO(), width=100)
+    view.tell_interrupted(progress, console)
+    assert isinstance(console.file, io.StringIO)
+    assert "node[1-2] in the middle of: mpi: Install openmpi-bin" in console.file.getvalue()
+
+
+def test_live_view_keeps_within_the_terminal(progress: Progress) -> None:
+    many = Progress(f"node{index}" for index in range(200))
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
+    with view.watching(many, console, check=False):
+        many.nodes["node150"].enter("base", "Install chrony " * 20, None)
+    assert isinstance(console.file, io.StringIO)
+    last_frame = console.file.getvalue().rpartition("Provisioning")[2]
+    assert "node150" in last_frame
+    assert "and 185 more" in last_frame
+    assert last_frame.count("\n") <= 20
+
+
+def test_live_view_leaves_the_cursor_visible(progress: Progress) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
+    with view.watching(progress, console, check=False):
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue().rfind("\x1b[?25h") > console.file.getvalue().rfind(
+            "\x1b[?25l"
+        )
