@@ -6,6 +6,7 @@ Importing this module imports Ansible (0.2 s), so only :func:`clusterctl.invento
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -62,7 +63,7 @@ class _Loader(DataLoader):  # type: ignore[misc] # Ansible has no types
 
 
 def _nodes(source: str, limit: str | None) -> Iterator[Node]:
-    init_plugin_loader()
+    _init_plugins()
     loader = _Loader()
     _unlock(loader)
     path = Path(source)
@@ -85,7 +86,7 @@ def _nodes(source: str, limit: str | None) -> Iterator[Node]:
             raw = variables.get_vars(host=host, include_hostvars=True)
             yield _Variables(str(host.name), raw, loader, magic).node()
         except AnsibleError as error:
-            raise UserError(f"{host.name}: {_reason(error)}", f"look at {source}") from None
+            raise UserError(f"{host.name}: {_reason(error)}", _step(source, error)) from None
 
 
 MAGIC_OF_A_HOST = {
@@ -141,7 +142,7 @@ class _Variables:
         except AnsibleError as error:
             raise UserError(
                 f"{self._name}: the variable {name} cannot be resolved: {_reason(error)}",
-                VAULT_STEP if _is_vaulted(self._raw[name]) else "define it in the inventory",
+                VAULT_STEP if _is_vaulted(self._raw[name]) else "define what it needs there",
             ) from None
 
     def _option(self, name: str) -> Any:
@@ -227,6 +228,11 @@ class _Variables:
         return from_vault or _is_vaulted(self._raw[name]) or bool(SECRET_NAME.search(name))
 
 
+@functools.cache
+def _init_plugins() -> None:
+    init_plugin_loader()  # warns when it is called twice
+
+
 def _unlock(loader: DataLoader) -> None:
     """Give the loader the vault passwords that Ansible's configuration names."""
     specs = list(C.DEFAULT_VAULT_IDENTITY_LIST or [])
@@ -263,6 +269,7 @@ def _strict_and_quiet() -> Iterator[list[str]]:
 
     strict = {"INVENTORY_ANY_UNPARSED_IS_FAILED": True, "HOST_PATTERN_MISMATCH": "error"}
     before = {name: getattr(C, name) for name in strict}
+    display._warns.clear()  # it would tell the second run in this process nothing
     display.display = keep
     for name, value in strict.items():
         setattr(C, name, value)
@@ -275,12 +282,18 @@ def _strict_and_quiet() -> Iterator[list[str]]:
 
 
 def _user_error(source: str, error: AnsibleError, said: list[str]) -> UserError:
-    text = _parse_errors(said) or _reason(error)
-    if "vault" in f"{text} {error}".lower():
-        return UserError(f"the inventory {source} cannot be decrypted: {text}", VAULT_STEP)
-    return UserError(
-        f"the inventory {source} cannot be read: {text}", f"ansible-inventory -i {source} --list"
-    )
+    reason = _reason(error)
+    if parse_errors := _parse_errors(said):
+        # Of a folder, Ansible's own error names the file.
+        file = reason.rpartition(" ")[2]
+        reason = parse_errors if file.endswith(source) else f"{file}: {parse_errors}"
+    return UserError(f"the inventory {source} cannot be read: {reason}", _step(source, error))
+
+
+def _step(source: str, error: AnsibleError) -> str:
+    if re.search("vault|decrypt", str(error), re.I):
+        return VAULT_STEP
+    return f"see what Ansible says: ansible-inventory -i {source} --list"
 
 
 def _parse_errors(said: list[str]) -> str:
