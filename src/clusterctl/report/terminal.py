@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
 from ClusterShell.NodeSet import NodeSet
-from rich.console import Console, Group
-from rich.padding import Padding
-from rich.table import Table
+from rich.console import Console
 from rich.text import Text
 
 from clusterctl.decode import show
@@ -30,18 +29,20 @@ _FOLDABLE = re.compile(r"[A-Za-z0-9._-]+")
 
 def render(report: Report, console: Console, *, verbose: bool = False) -> None:
     """Print what is wrong, what was measured, and the verdict; with ``verbose``, every finding."""
+    width = console.width if console.is_terminal else None
     shown = WORST_FIRST if verbose else [Status.FAIL, Status.UNKNOWN, Status.WARN]
     for status in shown:
         for group in _alike(f for f in report.findings if f.status is status):
-            console.print(_block(group))
+            console.print(_block(group, width), soft_wrap=True)
     if not verbose:
         for line in _skips(report.findings):
-            console.print(line)
-    console.print(_examined(report))
+            console.print(line, soft_wrap=width is None)
+    for line in _examined(report):
+        console.print(line, soft_wrap=True)
     for line in _measured(report.fabric):
-        console.print(line)
-    console.print(_tally(report))
-    console.print(_verdict(report))
+        console.print(line, soft_wrap=True)
+    console.print(_tally(report), soft_wrap=True)
+    console.print(_verdict(report), soft_wrap=True)
 
 
 def fold(names: Iterable[str]) -> str:
@@ -79,37 +80,46 @@ def _subjects(group: Sequence[Finding]) -> str:
     return fold(f.subject.node for f in group) if group[0].subject.node else "cluster"
 
 
-def _block(group: Sequence[Finding]) -> Group:
+def _block(group: Sequence[Finding], width: int | None) -> Text:
+    """Say who, which check, what was seen, the limit and what to do; one line where all is well."""
     first = group[0]
-    head = Text.assemble(
+    calm = first.status in (Status.PASS, Status.SKIP)
+    text = Text.assemble(
         (f"{first.status.value.upper():<8}", STYLES[first.status]),
-        (_subjects(group), "bold"),
+        (_subjects(group), "" if calm else "bold"),
         (f"  {first.check}", "dim"),
     )
-    body = Table.grid(padding=(0, 2))
-    body.add_column(style="dim", width=6)
-    body.add_column(overflow="fold")
-    body.add_row("seen", Text(show(first.evidence)))
-    if first.limit:
-        body.add_row("limit", Text(show(first.limit)))
-    if first.remedy:
-        body.add_row("do", Text(show(first.remedy)))
-    return Group(head, Padding(body, (0, 0, 1, 8)))
+    if calm:
+        return text.append(f"  {show(first.evidence)}")
+    for label, words in (("seen", first.evidence), ("limit", first.limit), ("do", first.remedy)):
+        if words:
+            text.append(f"\n        {label:<7}", "dim").append(_wrapped(show(words), width))
+    return text.append("\n")
+
+
+def _wrapped(words: str, width: int | None) -> str:
+    """Wrap for a terminal; a pipe gets whole lines (``width`` None)."""
+    if width is None:
+        return words
+    indent = 15
+    return textwrap.fill(
+        words, max(width - 1, 40), initial_indent=" " * indent, subsequent_indent=" " * indent
+    ).lstrip()
 
 
 def _skips(findings: Sequence[Finding]) -> list[Text]:
-    return [
-        Text(f"skipped {group[0].check} on {_subjects(group)}: {show(group[0].evidence)}", "dim")
-        for group in _alike(f for f in findings if f.status is Status.SKIP)
-    ]
+    """One line for what does not apply; the reasons are for those who ask."""
+    skipped = [f.check for f in findings if f.status is Status.SKIP]
+    names = ", ".join(dict.fromkeys(skipped))
+    return [Text(f"does not apply here (-v says why): {names}", "dim")] if names else []
 
 
-def _examined(report: Report) -> Group:
+def _examined(report: Report) -> list[Text]:
     """One line for each kind of node: its operating system, size, MPI and GPUs."""
     kinds: dict[str, list[str]] = defaultdict(list)
     for name, exam in report.nodes.items():
         kinds[_kind(exam)].append(name)
-    return Group(*(Text(f"{fold(names)}: {kind}") for kind, names in kinds.items()))
+    return [Text(f"{fold(names)}: {kind}") for kind, names in kinds.items()]
 
 
 def _kind(exam: NodeExam) -> str:
@@ -180,7 +190,8 @@ def _rate(bytes_per_s: float) -> str:
 def _tally(report: Report) -> Text:
     counts = Counter(finding.status for finding in report.findings)
     said = ", ".join(f"{counts[status]} {status.value}" for status in WORST_FIRST if counts[status])
-    return Text(f"{len(report.nodes)} nodes, {report.duration_s:.1f} s: {said}", "dim")
+    nodes = f"{len(report.nodes)} node{'s' if len(report.nodes) != 1 else ''}"
+    return Text(f"{nodes}, {report.duration_s:.1f} s: {said}", "dim")
 
 
 def _verdict(report: Report) -> Text:
