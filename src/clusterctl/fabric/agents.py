@@ -160,6 +160,13 @@ class Agents:
                 counted.append(NetworkCounters(name, after[0] - before[0], after[1] - before[1]))
         return counted
 
+    def peers(self) -> dict[str, list[str]]:
+        """Give what each node has TCP connections to, as ``address:port``."""
+        answers = self.ask_all("ping", "pong")
+        return {
+            name: list(map(str, answer.body.get("peers", []))) for name, answer in answers.items()
+        }
+
     def close(self) -> None:
         """End the supervisors, and with them what they started."""
         for agent in self._agents.values():
@@ -172,7 +179,8 @@ class Agents:
                 if isinstance(body, dict):
                     self._messages.put(Message(name, body))
         except NodeFailure as failure:
-            self._messages.put((name, failure.error))
+            error = failure.error
+            self._messages.put((name, NodeError(error.kind, f"was lost: {error.why}", "")))
         except ValueError:
             error = NodeError("protocol", "its supervisor sent something else than JSON", "")
             self._messages.put((name, error))

@@ -96,6 +96,12 @@ def handed_back(line: str, marker: str) -> tuple[str, list[str]] | None:
     return None
 
 
+def reporting_port(arguments: Sequence[str]) -> int | None:
+    """Find the TCP port at which ``mpirun`` expects a daemon to report."""
+    found = re.search(r"tcp[46]?://[^;:]+:(\d+)", " ".join(arguments))
+    return int(found.group(1)) if found else None
+
+
 def daemon_environment(mpi: Mpi) -> dict[str, str]:
     """Give the variables under which a node's MPI, and no other there, is what runs."""
     prefix = PurePosixPath(mpi.launch_daemon).parent.parent

@@ -10,7 +10,8 @@ Both directions carry one JSON object a line. From the controller::
 
     {"run": [argv...], "env": {...}}  start a command with FOLDER as its TMPDIR
     {"input": "text"}                 a line for the standard input of the latest command
-    {"ping": n}                       answered by {"pong": n, "tcp": [sent, retransmitted]}
+    {"ping": n}                       answered by {"pong": n, "tcp": [sent, retransmitted],
+                                      "peers": ["address:port"...]}
     {"stop": n}                       end everything that was started; {"stopped": n}
 
 To the controller: ``{"ready": {...}}`` first, then ``{"out": line}`` and ``{"err": line}`` of
@@ -26,6 +27,7 @@ import os
 import selectors
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -37,6 +39,10 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+
+TCP_ESTABLISHED = "01"
+
+MOST_PEERS = 10000
 
 LINE_LIMIT_BYTES = 1 << 16
 """Longer output lines are cut: the controller's memory is not the command's to fill."""
@@ -106,7 +112,7 @@ class Supervisor:
         elif "input" in order:
             self._input(order["input"])
         elif "ping" in order:
-            self._tell({"pong": order["ping"], "tcp": tcp_segments()})
+            self._tell({"pong": order["ping"], "tcp": tcp_segments(), "peers": tcp_peers()})
         elif "stop" in order:
             self.end_all()
             self._tell({"stopped": order["stop"]})
@@ -195,6 +201,19 @@ def tcp_segments() -> list[int] | None:
         row = dict(zip(names, values))
         return [int(row["OutSegs"]), int(row["RetransSegs"])]
     return None
+
+
+def tcp_peers() -> list[str]:
+    """Give the far ends of this node's IPv4 connections, as ``address:port``."""
+    found = set()
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            remote, state = line.split()[2:4]
+            if state == TCP_ESTABLISHED:
+                address, port = remote.split(":")
+                packed = int(address, 16).to_bytes(4, sys.byteorder)
+                found.add(f"{socket.inet_ntoa(packed)}:{int(port, 16)}")
+    return sorted(found)[:MOST_PEERS]
 
 
 def die_with_parent() -> None:

@@ -52,7 +52,7 @@ the warm-up: they bring connections up, register buffers, and empty what shapers
 through at once (token buckets, 256 kB in common ones), which would otherwise count as speed."""
 LAST_STREAM_BYTES = 1 << 34
 CHUNK_MIN_BYTES = 1 << 16
-CHUNK_MAX_BYTES = 1 << 22
+CHUNK_MAX_BYTES = 1 << 20
 CHUNKS_WANTED = 64
 WINDOW = 8
 """Messages in flight, so that the link is never idle between two of them."""
