@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from clusterctl.facts import WIRE_VERSION, NodeFacts
@@ -87,7 +86,7 @@ def _check_bounds(value: Any, depth: int = 0) -> None:
         if len(value) > STRING_LIMIT:
             raise ValueError(f"a text of {len(value)} characters")
     elif isinstance(value, (int, float)):
-        if not math.isfinite(value) or abs(value) > NUMBER_LIMIT:
+        if not abs(value) <= NUMBER_LIMIT:  # not-a-number is not, either
             raise ValueError("a number beyond 64 bits")
     elif isinstance(value, (list, dict)):
         if len(value) > LENGTH_LIMIT:
