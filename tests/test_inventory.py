@@ -103,7 +103,7 @@ def test_folder(tmp_path: Path) -> None:
     folder = tmp_path / "inventory"
     folder.mkdir()
     (folder / "a.yml").write_text("all: {hosts: {n1: {}}}\n")
-    (folder / "b.ini").write_text("n2\n")
+    (folder / "b").write_text("n2\n")
     assert names(load(folder)) == ["n1", "n2"]
 
 
@@ -193,7 +193,7 @@ def test_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("hosts.yml", "all:\n  hosts:\n - n1\n", "YAML parsing failed"),
+        ("hosts.yml", "all:\n  hosts:\n - n1\n", "yaml"),
         ("hosts.ini", "[gpu\nn1\n", "ini"),
         ("hosts", "[gpu:varz]\n", "varz"),
     ],
@@ -201,7 +201,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_parse_errors(tmp_path: Path, name: str, text: str, reason: str) -> None:
     (tmp_path / name).write_text(text)
     error = error_of(tmp_path / name)
-    assert reason in error.message
+    assert reason in error.message.lower()
     assert "ansible-inventory" in error.next_step
 
 
@@ -213,7 +213,7 @@ def test_one_bad_file_in_a_folder(tmp_path: Path) -> None:
     for _ in range(2):  # Ansible says each warning once a process
         message = error_of(folder).message
         assert "bad.yml" in message
-        assert "parsing failed" in message
+        assert "yaml" in message.lower()
 
 
 @pytest.mark.parametrize("text", ["", "all: {}\n", "all: {hosts: {}}\n"])
