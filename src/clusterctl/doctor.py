@@ -81,19 +81,18 @@ def examine(cluster: Cluster, observer: Observer, level: Level = Level.STANDARD)
                 progress.fabric = _measure_fabric(cluster, progress, observer)
         except Interrupted as interrupt:
             signal_number = interrupt.signal_number
-    for node in cluster.nodes:
-        progress.exams.setdefault(node.name, _unexamined())
-    evidence = Evidence(exams=progress.exams, fabric=progress.fabric, wanted=wanted)
+    exams = {node.name: progress.exams.get(node.name, _unexamined()) for node in cluster.nodes}
+    evidence = Evidence(exams=exams, fabric=progress.fabric, wanted=wanted)
     return Report(
         findings=judge(cells, evidence),
-        nodes={node.name: progress.exams[node.name] for node in cluster.nodes},
+        nodes=exams,
         fabric=progress.fabric,
         inventory=cluster.source,
         started_at=datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat("T", "seconds"),
         duration_s=time.time() - started,
         clusterctl_version=version("clusterctl"),
         interrupted_by_signal=signal_number,
-        simulated=_simulated(progress.exams),
+        simulated=_simulated(exams),
     )
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from clusterctl.decode import show
 from clusterctl.facts import AllreduceSample, FabricFacts, NodeFacts, Unread
-from clusterctl.findings import Finding, NodeExam, Report, Status, Verdict
+from clusterctl.findings import Finding, NodeExam, Report, Status, Subject, Verdict
 
 STYLES = {
     Status.FAIL: "bold red",
@@ -54,30 +54,49 @@ def fold(names: Iterable[str]) -> str:
 
 
 def _alike(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Group findings that differ only in their subject, in order of first appearance."""
-    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    """Group findings with one reason, whatever their subjects and checks, by first appearance."""
+    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
     for finding in findings:
-        groups[(finding.check, _without_names(finding), finding.limit)].append(finding)
+        shared = (finding.status, _nameless(finding, finding.evidence), finding.limit)
+        groups[(*shared, _nameless(finding, finding.remedy))].append(finding)
     return list(groups.values())
 
 
-def _without_names(finding: Finding) -> str:
-    """Give the evidence with the subject's own names blanked, so that equal troubles fold."""
-    names = [re.escape(n) for n in (finding.subject.node, finding.subject.peer) if n]
-    return (
-        re.sub(rf"(?<![\w-])({'|'.join(names)})(?![\w-])", "*", finding.evidence)
-        if names
-        else (finding.evidence)
-    )
+def _nameless(finding: Finding, text: str) -> str:
+    """Blank the subject's own names, so that equal troubles fold."""
+    return _renamed(finding, text, "*")
+
+
+def _renamed(finding: Finding, text: str, name: str) -> str:
+    own = [re.escape(n) for n in (finding.subject.node, finding.subject.peer) if n]
+    return re.sub(rf"(?<![\w-])({'|'.join(own)})(?![\w-])", name, text) if own else text
 
 
 def _subjects(group: Sequence[Finding]) -> str:
-    if any(f.subject.peer or f.subject.gpu is not None for f in group):
-        if len(group) == 1:
-            return show(str(group[0].subject))
-        ends = {name for f in group for name in (f.subject.node, f.subject.peer) if name}
-        return f"{len(group)} links of {fold(ends)}" if group[0].subject.peer else fold(ends)
-    return fold(f.subject.node for f in group) if group[0].subject.node else "cluster"
+    """Name what a group is about: ``node[1-3]``, ``node1 - node2``, ``6 links of node[1-4]``."""
+    subjects = list(dict.fromkeys(f.subject for f in group))
+    if len(subjects) == 1:
+        return show(str(subjects[0]))
+    nodes = [s.node for s in subjects if s.node and not s.peer]
+    links = [s for s in subjects if s.peer]
+    parts = [fold(nodes)] if nodes else []
+    if links:
+        parts.append(f"{len(links)} links of {fold(n for s in links for n in (s.node, s.peer))}")
+    if Subject() in subjects:
+        parts.append("cluster")
+    return ", ".join(parts)
+
+
+def _checks(group: Sequence[Finding]) -> str:
+    return ", ".join(dict.fromkeys(f.check for f in group))
+
+
+def _said(group: Sequence[Finding], text: str) -> str:
+    """Give a text of the first finding, in the name of all of the group's nodes."""
+    nodes = list(dict.fromkeys(f.subject.node for f in group))
+    if len(nodes) == 1 or any(f.subject.peer for f in group):
+        return show(text)
+    return show(_renamed(group[0], text, ",".join(nodes)))
 
 
 def _block(group: Sequence[Finding], width: int | None) -> Text:
@@ -87,13 +106,13 @@ def _block(group: Sequence[Finding], width: int | None) -> Text:
     text = Text.assemble(
         (f"{first.status.value.upper():<8}", STYLES[first.status]),
         (_subjects(group), "" if calm else "bold"),
-        (f"  {first.check}", "dim"),
+        (f"  {_checks(group)}", "dim"),
     )
     if calm:
-        return text.append(f"  {show(first.evidence)}")
+        return text.append(f"  {_said(group, first.evidence)}")
     for label, words in (("seen", first.evidence), ("limit", first.limit), ("do", first.remedy)):
         if words:
-            text.append(f"\n        {label:<7}", "dim").append(_wrapped(show(words), width))
+            text.append(f"\n        {label:<7}", "dim").append(_wrapped(_said(group, words), width))
     return text.append("\n")
 
 
@@ -211,7 +230,7 @@ def _summary(groups: list[list[Finding]]) -> str:
     """Name each culprit once, with the checks that it broke."""
     broken: dict[str, list[str]] = defaultdict(list)
     for group in groups:
-        broken[_subjects(group)].append(group[0].check)
+        broken[_subjects(group)].append(_checks(group))
     named = [f"{who} ({', '.join(checks)})" for who, checks in broken.items()]
     more = f" and {len(named) - 4} more" if len(named) > 4 else ""
     return "; ".join(named[:4]) + more
