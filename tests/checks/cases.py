@@ -333,6 +333,8 @@ CASES = [
          evidence=evidence(changes=on3(names=Names(
              {"node1": "198.18.0.1"}, {"node2": "Name or service not known"}))),
          says=("node2, node4 (Name or service not known)",), on_page=True),
+    Case("node.names.resolve", "none", WARN, evidence=evidence(changes=on3(names=Names({}))),
+         says=("does not resolve any other node's name",)),
     Case("node.names.resolve", "stale", WARN,
          evidence=evidence(changes=on3(names=Names(
              {**HEALTHY.names.resolved, "node2": "198.18.0.99"}))),

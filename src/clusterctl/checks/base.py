@@ -109,6 +109,11 @@ class Evidence:
     wanted: Mapping[str, Mapping[str, Any]]
 
     @cached_property
+    def names(self) -> list[str]:
+        """Every node of the inventory, in its order, whether it answered or not."""
+        return list(dict.fromkeys([*self.wanted, *self.exams]))
+
+    @cached_property
     def answered(self) -> dict[str, NodeFacts]:
         """Facts of every node that gave any."""
         return {n: e.facts for n, e in self.exams.items() if isinstance(e.facts, NodeFacts)}
@@ -189,7 +194,7 @@ class NodeView:
     @property
     def peers(self) -> list[str]:
         """Every other node of the inventory, whether it answered or not."""
-        return [name for name in self.evidence.exams if name != self.name]
+        return [name for name in self.evidence.names if name != self.name]
 
     @property
     def contained(self) -> bool:
@@ -250,7 +255,7 @@ def _facts(exam: NodeExam, subject: str) -> NodeFacts:
 
 
 def _measured_network(evidence: Evidence, *names: str) -> Network:
-    if len(evidence.exams) == 1:
+    if len(evidence.names) == 1:
         raise UnjudgedError(skip("a single machine has no network between nodes"))
     for name in names:
         if name in evidence.exams:

@@ -26,11 +26,11 @@ from clusterctl.findings import Outcome
 @check("cluster.mpi.same", "All nodes run the same MPI", of=Evidence)
 def mpi_same(evidence: Evidence) -> Outcome:
     """Compare implementation and version: their launch daemons speak to their own kind only."""
-    if len(evidence.exams) == 1:
+    if len(evidence.names) == 1:
         return skip("a single machine has nothing to compare with")
     versions: dict[tuple[str, str], list[str]] = defaultdict(list)
     unread: list[str] = []
-    for name in evidence.exams:
+    for name in evidence.names:
         facts = evidence.answered.get(name)
         if facts is None or isinstance(facts.mpi, Unread):
             unread.append(name)
@@ -46,7 +46,9 @@ def mpi_same(evidence: Evidence) -> Outcome:
     if len({(i, tuple(v.split(".")[:2])) for i, v in versions}) > 1:
         return fail(seen, limit, remedy)
     if unread or not versions:
-        return unknown(f"no MPI known of {_names(unread)}" + (f"; {seen}" if seen else ""))
+        return unknown(
+            f"{seen}; no MPI known of {_names(unread)}" if seen else "no MPI known of any node"
+        )
     if len(versions) > 1:
         return warn(seen, limit, remedy)
     return ok(seen, limit)
@@ -80,7 +82,7 @@ def allreduce_correct(evidence: Evidence) -> Outcome:
         f"{number_of(len(samples), 'size')} from {size(min(sizes))} to {size(max(sizes))} over "
         f"{ranks} ranks on {number_of(len(fabric.nodes), 'node')}: all elements right"
     )
-    absent = [name for name in evidence.exams if name not in fabric.nodes or name in fabric.lost]
+    absent = [name for name in evidence.names if name not in fabric.nodes or name in fabric.lost]
     if absent:
         return unknown(f"{seen}; {_names(absent)} took no part")
     if fabric.incomplete:

@@ -204,7 +204,8 @@ def names_resolve(node: NodeView) -> Outcome:
     if not missing and not wrong:
         return ok(f"resolves all {len(node.peers)} names of the other nodes", limit)
     why = next((f" ({names.reasons[name]})" for name in missing if name in names.reasons), "")
-    unresolved = [f"does not resolve {', '.join(missing)}{why}"] if missing else []
+    which = "any other node's name" if missing == node.peers else ", ".join(missing)
+    unresolved = [f"does not resolve {which}{why}"] if missing else []
     return warn(
         "; ".join(unresolved + wrong),
         limit,
