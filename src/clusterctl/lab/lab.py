@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from clusterctl.errors import UserError
-from clusterctl.lab import archives, cgroup, net, node, preflight, tree
+from clusterctl.lab import archives, cgroup, host, net, node, preflight, tree
 from clusterctl.lab import spec as specs
 from clusterctl.lab.command import run
 from clusterctl.lab.spec import LabSpec, NodeSpec
@@ -122,6 +122,7 @@ def _raise(spec: LabSpec, say: Say) -> None:
     began = time.monotonic()
     _write_keys(spec)
     _write_inventory(spec)
+    host.prepare(say)
     net.open_lab(spec, say)
     missing = [each for each in spec.nodes if not _runs(spec, each)]
     _stop(spec, missing, discard=False)
@@ -258,6 +259,9 @@ def down(name: str, say: Say) -> bool:
 def _remove(spec: LabSpec) -> None:
     _stop(spec, list(spec.nodes), discard=True)
     net.close_lab(spec)
+    if all(other.name == spec.name for other in specs.load_all()):
+        net.forget_namespaces()
+        host.restore()
     specs.remove_files(spec.name)
 
 

@@ -16,8 +16,6 @@ from clusterctl.lab.command import run
 from clusterctl.lab.spec import LabSpec, NodeSpec
 
 NETNS = Path("/run/netns")
-FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-_WE_FORWARD = specs.STATE / "forwarding-was-off"
 
 
 def free_index(taken: Iterable[int]) -> int:
@@ -48,10 +46,6 @@ def open_lab(spec: LabSpec, say: Callable[[str], None]) -> None:
         )
     run(["ip", "link", "set", spec.tag, "up"])
     run(["nft", "-f", "-"], _nat(spec))
-    if FORWARDING.read_text().strip() == "0":
-        _WE_FORWARD.touch()
-        FORWARDING.write_text("1")
-        say("turned IPv4 forwarding on, for the nodes' way to the package mirror, until lab down")
     if _drops_forwarded():
         say(
             "this machine's firewall drops forwarded packets (Docker's does): nodes may not reach"
@@ -185,18 +179,17 @@ def unplug(spec: LabSpec, nodes: list[NodeSpec]) -> None:
 
 
 def close_lab(spec: LabSpec) -> None:
-    """Remove the bridge and the rules; with the last lab, forwarding and ``ip netns``' mount."""
+    """Remove the bridge and the rules."""
     if spec.tag in interfaces():
         run(["ip", "link", "del", spec.tag])
     for family in ("ip", "bridge"):
         table = f"table {family} {spec.tag}"
         run(["nft", "-f", "-"], f"{table}\ndelete {table}\n")
-    if any(other.name != spec.name for other in specs.load_all()):
-        return
-    if _WE_FORWARD.exists():
-        FORWARDING.write_text("0")
-        _WE_FORWARD.unlink()
+
+
+def forget_namespaces() -> None:
+    """Remove the mount that ``ip netns`` leaves behind, if no namespace is left in it."""
     if NETNS.is_dir() and not any(NETNS.iterdir()):
-        subprocess.run(["umount", str(NETNS)], capture_output=True, check=False)  # noqa: S607 - ours to find
+        subprocess.run(["/bin/umount", str(NETNS)], capture_output=True, check=False)
         with contextlib.suppress(OSError):
             NETNS.rmdir()
