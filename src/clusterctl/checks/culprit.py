@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist, median
+from statistics import NormalDist
 
 from clusterctl.facts import LinkSample, Unread
 
@@ -62,9 +62,10 @@ class Network:
     """What was measured between nodes, by (source, target)."""
 
     bandwidth: Mapping[Pair, float]
-    """Bytes per second, the median where a pair was measured repeatedly."""
+    """Bytes per second; where a pair was measured repeatedly the best counts, since what
+    disturbs a measurement makes it slower and nothing makes a slow path fast."""
     latency: Mapping[Pair, float]
-    """Seconds, the median likewise; both orders of a pair hold the same figure."""
+    """Seconds, the best likewise; both orders of a pair hold the same figure."""
     loss: Mapping[Pair, float | Unread]
     """Share of TCP segments that the source had to send again."""
 
@@ -75,9 +76,9 @@ class Network:
         for sample in samples:
             by_pair[sample.source, sample.target].append(sample)
         return cls(
-            bandwidth={p: median(s.bandwidth_bytes_per_s for s in of) for p, of in by_pair.items()},
+            bandwidth={p: max(s.bandwidth_bytes_per_s for s in of) for p, of in by_pair.items()},
             latency={
-                pair: median(s.latency_s for s in of + by_pair.get(pair[::-1], []))
+                pair: min(s.latency_s for s in of + by_pair.get(pair[::-1], []))
                 for pair, of in by_pair.items()
             },
             loss={pair: _loss(of) for pair, of in by_pair.items()},

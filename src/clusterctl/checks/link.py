@@ -34,6 +34,9 @@ LINK_DEFICIT_MAX = 0.3
 LINK_SIGMAS = 5.0
 """More than for nodes: there are many more links, and each was measured less."""
 
+LOSS_FACTOR = 3.0
+"""Loss counts few events and scatters: this much of what the ends lose is still theirs."""
+
 LATENCY_FACTOR, LATENCY_MARGIN_S = 5.0, 1e-3
 """A latency is conspicuous beyond factor x and beyond margin + what its ends explain."""
 
@@ -181,7 +184,8 @@ def link_loss(link: LinkView) -> Outcome:
     most = LOSS_MAX if site is None else site
     limit = f"at most {percent(most)} of TCP segments sent again ({source('loss_max', site)})"
     ends = [0.0, 0.0] if _is_only_pair(link) else [_lost_at_ends(network, p) for p in pairs]
-    if any(loss - end > most for loss, end in zip(losses, ends, strict=True)):
+    excess = [loss - LOSS_FACTOR * end for loss, end in zip(losses, ends, strict=True)]
+    if max(excess) > most:
         return fail(f"{seen}; the ends explain {percent(max(ends))}", limit, _look_at_path(link))
     explained = ": lost at an end (see node.network.loss)" if max(losses) > most else ""
     return ok(f"{seen}{explained}", limit)
