@@ -18,7 +18,7 @@ from clusterctl.errors import UserError
 from clusterctl.findings import ExitCode
 from clusterctl.inventory import Secret
 from clusterctl.provision import cleanup, record, view
-from clusterctl.provision.playbooks import playbooks_folder
+from clusterctl.provision.playbooks import playbooks_folder, roles
 from clusterctl.provision.progress import Progress
 from clusterctl.provision.run import Request, Run
 from clusterctl.provision.secret_file import in_memory
@@ -62,6 +62,7 @@ def provision(
       clusterctl provision -i inventory/hosts.yml --check --diff
       clusterctl provision -i inventory/hosts.yml --limit 'gpu:!gpu7' --tags mpi
     """
+    _refuse_unknown(tags)
     source = resolve_inventory(source)
     become_password_file = _ask("Password of sudo on the nodes") if ask_become_pass else None
     if ask_vault_pass:
@@ -80,6 +81,13 @@ def provision(
         vault_password_file=vault_password_file,
     )
     return int(_provision(request, Progress(node.name for node in nodes)))
+
+
+def _refuse_unknown(tags: str | None) -> None:
+    """A mistyped tag would run nothing, and look like nodes that are as wanted."""
+    unknown = set((tags or "").replace(",", " ").split()) - set(roles())
+    if unknown:
+        raise UserError(f"no role has the tag {', '.join(unknown)}", f"tags: {', '.join(roles())}")
 
 
 def _ask(what: str) -> str:

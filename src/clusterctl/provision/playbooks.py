@@ -15,3 +15,8 @@ def playbooks_folder() -> Path:
         if (folder / "provision.yml").is_file():
             return folder
     raise UserError("the playbooks are missing from this installation", "reinstall clusterctl")
+
+
+def roles() -> list[str]:
+    """Name the roles, each of which is a tag as well."""
+    return sorted(path.name for path in (playbooks_folder() / "roles").iterdir())

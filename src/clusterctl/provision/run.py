@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ansible.config.manager import find_ini_config_file
+
 from clusterctl.provision.cleanup import MARKER, sweep
 
 _FORKS_MAX = 100
@@ -79,7 +81,7 @@ class Run:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env=_environment(run_id, scratch) | request.environment(),
+                env=_environment(request, run_id, scratch),
                 # Ctrl-C on the terminal is for us to pass on.
                 start_new_session=True,
             )
@@ -114,9 +116,11 @@ class Run:
         _pipe(self._process.stdout).close()
 
 
-def _environment(run_id: str, scratch: Path) -> dict[str, str]:
-    environment = {**_DEFAULTS, **os.environ}
-    environment |= {
+def _environment(request: Request, run_id: str, scratch: Path) -> dict[str, str]:
+    environment = {**_DEFAULTS, **os.environ, **request.environment()}
+    if find_ini_config_file() is None:
+        environment["ANSIBLE_CONFIG"] = str(request.playbook.with_name("ansible.cfg"))
+    return environment | {
         MARKER: run_id,
         # ansible-runner looks for ansible-playbook there, and this one belongs to our Python.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -124,7 +128,6 @@ def _environment(run_id: str, scratch: Path) -> dict[str, str]:
         "ANSIBLE_LOCAL_TEMP": str(scratch / "tmp"),
         "PYTHONWARNINGS": "ignore",
     }
-    return environment
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
