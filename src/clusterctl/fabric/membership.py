@@ -49,6 +49,8 @@ def choose(
                 f"has Open MPI {found.version}; the run uses {chosen}.x, which most nodes have, "
                 "and different major versions cannot join one run"
             )
+    if chosen >= 5:
+        lost |= _namesakes({name: facts[name] for name in mpi if name not in lost})
     names = [name for name in mpi if name not in lost]
     if len(names) == 1:
         return Membership({name: mpi[name] for name in names}, {names[0]: "127.0.0.1"}, (), lost)
@@ -80,6 +82,21 @@ def major(mpi: Mpi) -> int:
     """Give the first number of an MPI's version; 0 when it has none."""
     head = mpi.version.split(".")[0]
     return int(head) if head.isdigit() else 0
+
+
+def _namesakes(facts: Mapping[str, NodeFacts]) -> dict[str, str]:
+    """Find nodes whose hostname another one has: Open MPI 5 takes them for the same node."""
+    first: dict[str, str] = {}
+    lost = {}
+    for name, fact in facts.items():
+        if not isinstance(fact.system, Unread):
+            owner = first.setdefault(fact.system.hostname, name)
+            if owner != name:
+                lost[name] = (
+                    f"has the hostname {fact.system.hostname!r}, which is {owner}'s as well, and "
+                    "Open MPI 5 tells nodes apart by it; hostnamectl set-hostname"
+                )
+    return lost
 
 
 def _interfaces(facts: NodeFacts) -> list[ipaddress.IPv4Interface]:
