@@ -14,7 +14,6 @@ from clusterctl.facts import (
     Cpu,
     Filesystem,
     Memory,
-    Nic,
     NodeFacts,
     NumaNode,
     ResourceLimits,
@@ -24,7 +23,6 @@ from clusterctl.facts import (
 from clusterctl.probe import limits
 from clusterctl.probe.disk import read_filesystems
 from clusterctl.probe.limits import read_limits
-from clusterctl.probe.network import read_nics
 from clusterctl.probe.processor import read_cpu, read_memory
 from clusterctl.probe.reading import Request
 from clusterctl.probe.system import read_system, virtualization
@@ -55,7 +53,7 @@ def test_system(tree: Tree) -> None:
 
 def test_what_is_not_there_is_told_with_its_path(read: Read, tree: Tree) -> None:
     facts = read("--root", str(tree({"etc/os-release": "ID=x\n"})))
-    for section in (facts.system, facts.cpu, facts.memory, facts.filesystems, facts.nics):
+    for section in (facts.system, facts.cpu, facts.memory, facts.filesystems):
         assert isinstance(section, Unread)
         assert section.unread == "failed"
         assert "No such file or directory" in section.why
@@ -143,50 +141,14 @@ def test_memory(tree: Tree) -> None:
     assert memory == Memory(2048 * 1024, 1024 * 1024, 512 * 1024, 12 * 1024)
 
 
-def nic(name: str, **files: str) -> dict[str, str]:
-    base = {"mtu": "9000", "operstate": "up", "flags": "0x1003", **files}
-    for direction in ("rx", "tx"):
-        for counter in ("bytes", "packets", "errors", "dropped"):
-            base.setdefault(f"statistics/{direction}_{counter}", "0")
-    return {f"sys/class/net/{name}/{path}": f"{text}\n" for path, text in base.items()}
-
-
-def test_nics(tree: Tree) -> None:
-    files = {
-        **nic("cx0", speed="400000", **{"statistics/rx_errors": "12"}),
-        **nic("cx1", speed="-1", operstate="down"),
-        **nic("vio0", speed="-1"),
-        **nic("bond7", speed="800000"),
-        **nic("tap9", operstate="unknown"),
-        "sys/class/net/bonding_masters": "bond7\n",
-        "sys/drivers/mlx5_core/module": "",
-    }
-    root = tree(files)
-    for name in ("cx0", "cx1", "vio0"):
-        folder = root / f"sys/class/net/{name}/device"
-        folder.mkdir()
-        (folder / "driver").symlink_to("../../../../drivers/mlx5_core")
-    nics = read_nics(Request(root=root))
-    assert isinstance(nics, list)
-    found: dict[str, Nic] = {each.name: each for each in nics}
-    assert sorted(found) == ["bond7", "cx0", "cx1", "tap9", "vio0"]
-    assert found["cx0"].speed_bits_per_s == 400_000_000_000
-    assert found["cx0"].driver == "mlx5_core"
-    assert (found["cx0"].mtu_bytes, found["cx0"].rx_errors) == (9000, 12)
-    assert not found["cx1"].up
-    assert found["cx1"].speed_bits_per_s == Unread("absent", "the link is down")
-    assert found["vio0"].speed_bits_per_s == Unread("unsupported", "the driver gives no speed")
-    assert isinstance(found["bond7"].speed_bits_per_s, Unread)
-    assert isinstance(found["bond7"].driver, Unread)
-    assert found["tap9"].up
-
-
 def test_filesystems(tree: Tree) -> None:
     files = {
         "proc/filesystems": "nodev\tproc\nnodev\ttmpfs\nnodev\tnfs4\nnodev\toverlay\n\text4\n",
         "proc/mounts": "proc /proc proc rw 0 0\n"
         "overlay / overlay rw,relatime 0 0\n"
         "tmpfs /run tmpfs rw 0 0\n"
+        "/dev/sda1 /etc/hosts ext4 rw 0 0\n"
+        "/dev/sda2 /run/host/incoming ext4 ro 0 0\n"
         "/dev/sda1 /data\\040one ext4 ro,relatime 0 0\n"
         "/dev/sda1 /bound ext4 rw 0 0\n"
         "overlay /var/lib/docker/overlay2/1/merged overlay rw 0 0\n"
@@ -194,6 +156,8 @@ def test_filesystems(tree: Tree) -> None:
         "filer:/home /home nfs4 rw 0 0\n"
         "/dev/sdz1 /unmounted ext4 rw 0 0\n",
         "data one/file": "",
+        "etc/hosts": "",
+        "run/host/incoming/file": "",
         "home/file": "",
         "bound/file": "",
     }

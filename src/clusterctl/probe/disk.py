@@ -24,8 +24,11 @@ IMAGES = frozenset({"squashfs", "iso9660", "erofs"})
 
 def read_filesystems(request: Request) -> list[Filesystem]:
     """Read every file system with files on it, once each, that this login can reach."""
-    found = {}
+    found: dict[str, Filesystem] = {}
     for device, mountpoint, fstype, options in _mounts(request.root):
+        bound = "/" in device and any(each.device == device for each in found.values())
+        if bound:  # the same files in a second place
+            continue
         note(f"statvfs {mountpoint} ({fstype})")
         filesystem = _filesystem(request.root, device, mountpoint, fstype, options)
         if filesystem is not None:
@@ -36,11 +39,13 @@ def read_filesystems(request: Request) -> list[Filesystem]:
 def _filesystem(
     root: Path, device: str, mountpoint: str, fstype: str, options: str
 ) -> Filesystem | None:
+    path = root / mountpoint.lstrip("/")
     try:
-        status = os.statvfs(root / mountpoint.lstrip("/"))
+        status = os.statvfs(path)
+        is_folder = path.is_dir()  # containers have single files of the host mounted in
     except (PermissionError, FileNotFoundError):  # within a folder closed to us, or unmounted
         return None
-    if status.f_blocks == 0:
+    if status.f_blocks == 0 or not is_folder:
         return None
     return Filesystem(
         mountpoint=mountpoint,
@@ -61,17 +66,15 @@ def _mounts(root: Path) -> list[tuple[str, str, str, str]]:
         if line.startswith("nodev") and len(line.split()) > 1
     }
     unwanted = (pseudo | IMAGES) - NETWORK - OTHERS
-    devices = set()
     mounts = []
     for line in text(root / "proc/mounts").splitlines():
         device, mountpoint, fstype, options = map(_unescape, line.split()[:4])
         if fstype in unwanted or fstype.startswith("fuse.gvfs") or fstype == "fuse.portal":
             continue
+        if mountpoint.startswith("/run/host/"):  # systemd's door between host and container
+            continue
         if fstype == "overlay" and mountpoint != "/":  # a container's, on a disk listed already
             continue
-        if device in devices and "/" in device:  # bound to a second place
-            continue
-        devices.add(device)
         mounts.append((device, mountpoint, fstype, options))
     return mounts
 

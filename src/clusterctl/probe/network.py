@@ -6,23 +6,46 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from clusterctl.facts import Names, Nic, Unread
-from clusterctl.probe.reading import Request, text, text_or
-
-IFF_UP = 1
-COUNTERS = ("bytes", "packets", "errors", "dropped")
+from clusterctl.probe.reading import Request, text_or
 
 
 def read_nics(request: Request) -> list[Nic]:
-    """Read every network interface."""
+    """Read every network interface of this network namespace.
+
+    ``/sys`` may be another namespace's: a container sees the host's interfaces there, some under
+    the same names. So it is asked only for the hardware of an interface with the same address.
+    """
+    import psutil
+
+    addresses = psutil.net_if_addrs()
+    counters = psutil.net_io_counters(pernic=True, nowrap=False)
     folder = request.root / "sys/class/net"
-    addresses = _addresses()
-    return [
-        _nic(path, addresses.get(path.name, []))
-        for path in sorted(folder.iterdir())
-        if (path / "mtu").exists()  # bonding_masters is a file beside the interfaces
-    ]
+    nics = []
+    for name, state in sorted(psutil.net_if_stats().items()):
+        own = addresses.get(name, [])
+        device = _device(folder / name, own)
+        count = counters[name]
+        nic = Nic(
+            name=name,
+            up=state.isup,
+            mtu_bytes=state.mtu,
+            speed_bits_per_s=_speed(device, state),
+            driver=_driver(device),
+            addresses=_addresses(own),
+            rx_bytes=count.bytes_recv,
+            tx_bytes=count.bytes_sent,
+            rx_packets=count.packets_recv,
+            tx_packets=count.packets_sent,
+            rx_errors=count.errin,
+            tx_errors=count.errout,
+            rx_dropped=count.dropin,
+            tx_dropped=count.dropout,
+        )
+        nics.append(nic)
+    return nics
 
 
 def read_names(request: Request) -> Names:
@@ -57,61 +80,38 @@ def read_names(request: Request) -> Names:
     )
 
 
-def _nic(path: Path, addresses: list[str]) -> Nic:
-    up = _is_up(path)
-    counters = {
-        f"{direction}_{counter}": int(text(path / f"statistics/{direction}_{counter}"))
-        for direction in ("rx", "tx")
-        for counter in COUNTERS
-    }
-    return Nic(
-        name=path.name,
-        up=up,
-        mtu_bytes=int(text(path / "mtu")),
-        speed_bits_per_s=_speed(path, up),
-        driver=_driver(path),
-        addresses=addresses,
-        **counters,
-    )
+def _device(path: Path, addresses: list[Any]) -> Path | None:
+    """Find the device behind an interface; virtual interfaces have none."""
+    hardware = [each.address for each in addresses if each.family == socket.AF_PACKET]
+    same = hardware and text_or(path / "address", "").startswith(hardware[0])
+    return path / "device" if same and (path / "device").exists() else None
 
 
-def _is_up(path: Path) -> bool:
-    state = text_or(path / "operstate", "unknown")
-    if state == "unknown":  # drivers that do not tell, and lo
-        return bool(int(text(path / "flags"), 16) & IFF_UP)
-    return state == "up"
-
-
-def _speed(path: Path, up: bool) -> int | Unread:
-    if not (path / "device").exists():
+def _speed(device: Path | None, state: Any) -> int | Unread:
+    if device is None:
         return Unread("unsupported", "a virtual interface has no speed of its own")
-    if not up:
+    if not state.isup:
         return Unread("absent", "the link is down")
-    megabits = text_or(path / "speed", "-1")
-    if int(megabits) <= 0:
+    if not state.speed:
         return Unread("unsupported", "the driver gives no speed")
-    return int(megabits) * 1_000_000
+    return int(state.speed) * 1_000_000
 
 
-def _driver(path: Path) -> str | Unread:
-    try:
-        return (path / "device/driver").readlink().name
-    except FileNotFoundError:
+def _driver(device: Path | None) -> str | Unread:
+    if device is None:
         return Unread("unsupported", "a virtual interface has no driver of its own")
+    try:
+        return (device / "driver").readlink().name
+    except FileNotFoundError:
+        return Unread("absent", f"{device}: no driver")
 
 
-def _addresses() -> dict[str, list[str]]:
-    import psutil
-
-    families = {socket.AF_INET, socket.AF_INET6}
-    return {
-        name: [
-            f"{address.address}/{_prefix_length(address.family, address.netmask)}"
-            for address in found
-            if address.family in families and address.netmask
-        ]
-        for name, found in psutil.net_if_addrs().items()
-    }
+def _addresses(found: list[Any]) -> list[str]:
+    return [
+        f"{each.address}/{_prefix_length(each.family, each.netmask)}"
+        for each in found
+        if each.family in (socket.AF_INET, socket.AF_INET6) and each.netmask
+    ]
 
 
 def _prefix_length(family: int, netmask: str) -> int:
