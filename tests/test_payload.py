@@ -29,13 +29,6 @@ NODE = Node("here", "localhost", local=True)
 
 
 @pytest.fixture
-def connection() -> Iterator[Connection]:
-    opened = connect(NODE)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that stands for /var/tmp, the only one that the node has."""
     folder = tmp_path / "var-tmp"
@@ -45,6 +38,13 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     changed = text.replace("\nCANDIDATES = ", f"\nCANDIDATES = ({str(folder)!r},)\n_OTHERS = ")
     monkeypatch.setattr(payload, "bootstrap_text", lambda: changed)
     return folder
+
+
+@pytest.fixture
+def connection(base: Path) -> Iterator[Connection]:
+    opened = connect(NODE)
+    yield opened
+    opened.close()
 
 
 def start(connection: Connection, module: str = "hello", *args: str, **options: Any) -> Any:

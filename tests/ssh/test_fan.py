@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +45,18 @@ def test_all_run_at_once() -> None:
     together = threading.Barrier(64, timeout=20)
     results = fan_out(named(64), lambda node: together.wait() >= 0, deadline_s=20)
     assert all(result is True for result in results.values())
+
+
+def test_limit_of_open_files_is_raised_for_many_nodes() -> None:
+    script = (
+        "import resource as r; from clusterctl.ssh import fan_out; "
+        "from clusterctl.inventory import Node; "
+        "fan_out([Node(str(n), 'x') for n in range(100)], lambda node: 1, deadline_s=9); "
+        "print(r.getrlimit(r.RLIMIT_NOFILE)[0])"
+    )
+    command = ["sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh", sys.executable, "-c", script]
+    shown = subprocess.run(command, capture_output=True, check=True).stdout
+    assert int(shown) > 1000
 
 
 def test_trouble_is_one_nodes() -> None:

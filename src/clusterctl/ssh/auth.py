@@ -93,6 +93,9 @@ class Login:
 
     def _keys(self, stack: contextlib.ExitStack) -> Iterator[tuple[str, paramiko.PKey]]:
         files = [path for path in self._target.identity_files if path.exists()]
+        wished = self._node.private_key_file
+        if wished and not Path(wished).expanduser().exists():
+            self._notes.append(f"the key {wished} does not exist")
         wanted = {blob for path in files if (blob := _public_blob(path))}
         in_agent: set[bytes] = set()
         agent_keys = self._agent_keys(stack)

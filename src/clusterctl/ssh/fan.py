@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import queue
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,6 +15,11 @@ from clusterctl.inventory import Node
 from clusterctl.ssh.base import NodeFailure, failure
 
 T = TypeVar("T")
+
+FILES_PER_NODE = 16
+"""A socket, a proxy's pipes, and two pipes a process; while ssh -G runs, three more."""
+
+FILES_OF_OUR_OWN = 256
 
 
 class _Closable(Protocol):
@@ -70,8 +76,10 @@ def fan_out(
     Whatever ends this early (Ctrl-C) closes the connections of unfinished nodes as well. An
     exception of ``work`` other than :class:`NodeFailure` is a bug of ours and is raised here.
     """
+    nodes = list(nodes)
+    _allow_files(FILES_PER_NODE * len(nodes))
     results: queue.SimpleQueue[tuple[str, T | NodeError | BaseException]] = queue.SimpleQueue()
-    scopes = {node.name: Scope() for node in nodes} if (nodes := list(nodes)) else {}
+    scopes = {node.name: Scope() for node in nodes}
     deadline = time.monotonic() + deadline_s
     done: dict[str, T | NodeError] = {}
 
@@ -103,6 +111,15 @@ def fan_out(
         for scope in scopes.values():
             scope.abandon()
     return {node.name: done[node.name] for node in nodes}
+
+
+def _allow_files(count: int) -> None:
+    """Raise this process's soft limit of open files; many systems start with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + FILES_OF_OUR_OWN
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _work_on(

@@ -76,14 +76,18 @@ class LocalPipes:
     def kill(self) -> None:
         """End the child's process group, gently first, and close the streams."""
         self.close_stdin()
-        for number, grace_s in ((signal.SIGTERM, KILL_GRACE_S), (signal.SIGKILL, KILL_GRACE_S)):
-            if self._child.poll() is None:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._child.pid, number)
-                self.exit_status(grace_s)
+        if self._child.poll() is None:
+            self._signal(signal.SIGTERM)
+            self.exit_status(KILL_GRACE_S)
+            self._signal(signal.SIGKILL)  # the rest of the group too, whatever it ignores
+            self.exit_status(KILL_GRACE_S)
         for stream in self._outputs:
             stream.close()
         self._open.clear()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._child.pid, number)
 
     def _read(self, stream: IO[bytes]) -> bytes:
         """Give what is there; at the end of the stream, remember that."""
