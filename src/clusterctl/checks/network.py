@@ -34,7 +34,7 @@ NOISE_HIDES = 0.5
 LATENCY_FACTOR, LATENCY_MARGIN_S = 2.0, 50e-6
 """A latency is conspicuous beyond factor x peers and beyond peers + margin."""
 
-LOSS_MAX = 0.01
+LOSS_MAX = 0.005
 """Default of ``doctor_limits.loss_max``: share of TCP segments sent again."""
 
 ERRORS_MIN, ERROR_SHARE_MAX = 100, 1e-5
