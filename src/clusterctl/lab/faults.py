@@ -84,26 +84,26 @@ def _seconds(value: str) -> str:
 
 @fault("slow-link", caught_by="node.network.bandwidth", default="50mbit", normalize=_rate)
 def slow_link(spec: LabSpec, target: NodeSpec, value: str | None) -> None:  # noqa: ARG001 - in spec
-    """The node's NIC runs at this rate, in both directions."""
+    """Its NIC runs at this rate, both ways."""
     net.shape(spec, [target])
 
 
 @fault("lossy-link", caught_by="node.network.loss", default="2", normalize=_percent)
 def lossy_link(spec: LabSpec, target: NodeSpec, value: str | None) -> None:  # noqa: ARG001 - in spec
-    """The node's port loses this percentage of packets, in both directions."""
+    """This percentage of its packets is lost, both ways."""
     net.set_loss(spec)
 
 
 @fault("sshd-down", caught_by="node.reachable")
 def sshd_down(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
-    """The node's SSH server is stopped and stays so over a reboot."""
+    """Its SSH server is stopped."""
     verb = "enable" if value is None else "disable"
     node.run_inside(spec, target, ["systemctl", "--quiet", "--now", verb, "ssh.service"])
 
 
 @fault("node-frozen", caught_by="node.reachable")
 def node_frozen(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
-    """All processes of the node are stopped: connections open, nothing answers."""
+    """Its processes stand still: connections open, no answer."""
     cgroup.freeze(spec, target, frozen=value is not None)
 
 
@@ -112,7 +112,7 @@ FILLER = "var/log/lab-disk-full.log"
 
 @fault("disk-full", caught_by="node.disk.space", default="0M", normalize=_mebibytes)
 def disk_full(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
-    """A log file fills the node's disk up to this much free space."""
+    """A log file leaves this much of its disk free."""
     path = f"/{FILLER}"
     if value is None:
         node.run_inside(spec, target, ["rm", "-f", path])
@@ -129,7 +129,7 @@ def disk_full(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
 
 @fault("clock-skew", caught_by="node.clock.offset", default="+120s", normalize=_seconds)
 def clock_skew(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
-    """Logins on the node, and what they start with sudo, see a clock that is this much off."""
+    """Logins and their sudo see a clock that is this far off."""
     script = "sed -i '/# lab clock-skew$/d; /FAKETIME/d; /faketime/d' /etc/environment"
     if value is not None:
         script += (

@@ -103,11 +103,17 @@ def plug_in(spec: LabSpec, nodes: list[NodeSpec]) -> None:
 
 
 def _configure(spec: LabSpec, node: NodeSpec) -> None:
-    run(
-        ["ip", "-n", spec.port(node), "-batch", "-"],
-        f"link set lo up\naddr add {spec.address(node)}/{specs.LAB_PREFIX} dev eth0\n"
-        f"link set eth0 up\nroute add default via {spec.gateway}\n",
-    )
+    """Set up the inside of a namespace, with the ping for everyone that systemd allows."""
+    script = f"""
+echo '0 2147483647' > /proc/sys/net/ipv4/ping_group_range
+exec ip -batch - <<END
+link set lo up
+addr add {spec.address(node)}/{specs.LAB_PREFIX} dev eth0
+link set eth0 up
+route add default via {spec.gateway}
+END
+"""
+    run(["nsenter", f"--net={NETNS / spec.port(node)}", "sh", "-ec", script])
 
 
 def shape(spec: LabSpec, nodes: list[NodeSpec]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from clusterctl.errors import UserError
 from clusterctl.lab import preflight
+from clusterctl.lab import spec as specs
 from clusterctl.lab.command import run
 from clusterctl.lab.spec import CACHE
 
@@ -50,8 +51,9 @@ SETUP = f"""
 useradd --create-home --uid {USER_ID} --shell /bin/bash {USER}
 update-ca-certificates
 apt-get -q update
+touch etc/.updated var/.updated
 """
-"""What runs in the tree at last."""
+"""What runs in the tree at last; the two stamps spare nodes what systemd does after upgrades."""
 
 HOST_CERTIFICATES = Path("/usr/local/share/ca-certificates")
 _APT_OPTIONS = re.compile(r'Acquire::(?:https?|ftp|Check-|Retries)[^ ]* "[^"]+";')
@@ -143,6 +145,7 @@ def provide(release: str, say: Callable[[str], None]) -> Path:
     try:
         _build(wanted, building, say)
         building.rename(wanted.path)
+        _prune(wanted)
     finally:
         sweep()
     return wanted.path
@@ -151,6 +154,14 @@ def provide(release: str, say: Callable[[str], None]) -> Path:
 def sweep() -> None:
     """Remove what a killed build left. The lab's lock must be held."""
     shutil.rmtree(CACHE / "building", ignore_errors=True)
+
+
+def _prune(built: Recipe) -> None:
+    """Remove the release's trees of other recipes, as far as no lab boots from them."""
+    used = {layer for lab in specs.load_all() for node in lab.nodes for layer in node.layers}
+    for path in CACHE.glob(f"tree-{built.release}-*"):
+        if path != built.path and str(path) not in used:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _build(wanted: Recipe, root: Path, say: Callable[[str], None]) -> None:
