@@ -10,15 +10,12 @@ import pytest
 
 from clusterctl.cli import COMMANDS, cli
 
-EMPTY_ANSIBLE = {"ANSIBLE_CONFIG": os.devnull}
-
-
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "clusterctl", *args],
         capture_output=True,
         text=True,
-        env=os.environ | EMPTY_ANSIBLE | env,
+        env=os.environ | env,
         timeout=120,
     )
 
@@ -83,6 +80,18 @@ def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
     (saved,) = tmp_path.glob("clusterctl-bug-*.txt")
     assert str(saved) in done.stderr
     assert "planted" in saved.read_text()
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [("{link_bandwith_min: 3}", "link_bandwith_min"), ("fast", "not a dictionary")],
+)
+def test_a_limit_that_judges_nothing_is_refused(tmp_path: Path, limits: str, said: str) -> None:
+    hosts = tmp_path / "hosts.yml"
+    hosts.write_text(f"all: {{hosts: {{a: {{doctor_limits: {limits}}}}}}}\n")
+    done = run("doctor", "-i", str(hosts))
+    assert done.returncode == 2
+    assert said in done.stderr
 
 
 def test_an_unreachable_node_is_not_ready(tmp_path: Path) -> None:

@@ -10,9 +10,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from clusterctl.checks import Check, Evidence, Level, all_checks, judge, plan
+from clusterctl.checks import (
+    LIMITS,
+    Check,
+    Evidence,
+    Level,
+    all_checks,
+    judge,
+    plan,
+    unknown_limits,
+)
+from clusterctl.errors import UserError
 from clusterctl.examination import examine_node
 from clusterctl.fabric.launch import Member, measure
 from clusterctl.facts import FabricFacts, NodeFacts, Unread
@@ -65,12 +75,14 @@ def examine(cluster: Cluster, observer: Observer, level: Level = Level.STANDARD)
     """Examine every node of the cluster, and from ``standard`` on the network between them.
 
     A node's trouble is that node's finding and never an exception. On :class:`Interrupted` the
-    report holds what was measured until then and says so.
+    report holds what was measured until then and says so. Raises :class:`UserError` for a limit
+    in the inventory that no check knows: it would judge nothing.
     """
     started = time.time()
     checks = [check for check in all_checks() if check.level <= level]
     cells = plan([node.name for node in cluster.nodes], checks)
     wanted = {node.name: node.wanted for node in cluster.nodes}
+    _refuse_unknown_limits(wanted)
     progress = _Progress()
     signal_number = 0
     with ExitStack() as stack:
@@ -94,6 +106,21 @@ def examine(cluster: Cluster, observer: Observer, level: Level = Level.STANDARD)
         interrupted_by_signal=signal_number,
         simulated=_simulated(exams),
     )
+
+
+def _refuse_unknown_limits(wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, variables in wanted.items():
+        if not isinstance(variables.get("doctor_limits") or {}, Mapping):
+            raise UserError(
+                f"doctor_limits of {name} is not a dictionary",
+                f"write it as one in the inventory; the limits are {', '.join(LIMITS)}",
+            )
+    unknown = unknown_limits(wanted)
+    if unknown:
+        raise UserError(
+            f"no check knows doctor_limits.{', doctor_limits.'.join(unknown)}",
+            f"correct it in the inventory; the limits are {', '.join(LIMITS)}",
+        )
 
 
 def _examine_nodes(cluster: Cluster, progress: _Progress, observer: Observer) -> None:
