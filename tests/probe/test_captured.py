@@ -221,6 +221,7 @@ def test_limits_under_sudo_are_the_login_s(tree: Tree) -> None:
             "10": process(0, 1, 4, "4"),
         },
     )
+    files["proc/30/status"] = files["proc/30/status"].replace("Uid:\t0", "Uid:\t4242")  # sudo
     files["etc/security/limits.conf"] = "root - nofile 7\n4242 soft nofile 8\n"
     found = read_limits(Request(root=tree(files)))
     assert isinstance(found, ResourceLimits)

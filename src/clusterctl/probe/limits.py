@@ -41,7 +41,7 @@ def login_process(proc: Path) -> Path:
     process = own
     while True:
         status = fields(text(process / "status"))
-        if status["Uid"].split()[0] != "0":
+        if "0" not in status["Uid"].split():  # sudo's own process is in part still the user's
             return process
         parent = status["PPid"]
         if int(parent) <= 1:
