@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import stat
 import sys
 import time
@@ -134,7 +133,7 @@ def find(wanted: str) -> str | None:
                 if content_hash(folder) == wanted:
                     os.utime(folder)
                     return folder
-                shutil.rmtree(folder)
+                remove(folder)
             except OSError:
                 continue
     return None
@@ -164,7 +163,7 @@ def unpack(wanted: str, archive: bytes) -> tuple[str | None, list[str]]:
             return folder, []
         except (OSError, tarfile.TarError) as error:
             if new is not None:
-                shutil.rmtree(new, ignore_errors=True)
+                remove(new)
             if is_ours(folder) and content_hash(folder) == wanted:
                 return folder, []  # another run of ours was faster
             reasons.append(f"{base}: {getattr(error, 'strerror', None) or error}")
@@ -182,13 +181,20 @@ def write(path: str, data: bytes) -> None:
         file.write(data)
 
 
+def remove(folder: str) -> None:
+    """Remove a folder of ours; what cannot be removed stays."""
+    import shutil  # here, for the same reason
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def prune(base: str) -> None:
     """Remove what older versions of us have left, except what was used within the last day."""
     for name in os.listdir(base):
         folder = os.path.join(base, name)
         ours = name.startswith(PREFIX) and is_ours(folder)
         if ours and os.lstat(folder).st_mtime < time.time() - PRUNE_AFTER_S:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
 
 
 def libc() -> str:
@@ -216,9 +222,18 @@ def main(nonce: str, module: str, *arguments: str) -> None:
 
 
 def run(folder: str, module: str, arguments: tuple[str, ...]) -> None:
-    """Run the module as ``python -m`` would, in this process: a second start costs 20 ms."""
-    import runpy
+    """Run the module as ``python -m`` would, in this process: a second start costs 20 ms.
 
+    Nor does it go through runpy, whose own imports take 4 ms.
+    """
+    path = os.path.join(folder, *module.split("."))
+    package = module if os.path.isdir(path) else module.rpartition(".")[0]
+    file = os.path.join(path, "__main__.py") if os.path.isdir(path) else path + ".py"
+    with open(file, "rb") as source:
+        code = compile(source.read(), file, "exec")
+    main = type(sys)("__main__")
+    main.__dict__.update(__file__=file, __package__=package)
+    sys.modules["__main__"] = main
     sys.path.insert(0, folder)
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.argv = [file, *arguments]
+    exec(code, main.__dict__)  # noqa: S102 - the code that was sent to be run
