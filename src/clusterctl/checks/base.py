@@ -83,7 +83,8 @@ LIMITS = {
     "link_bandwidth_deficit_max": "share that may be missing to what a link's ends can",
     "link_bandwidth_min_bytes_per_s": "least bandwidth of every node and link, each way",
     "link_latency_max_s": "longest one-way latency of a link",
-    "loss_max": "share of TCP segments that may be sent again",
+    "link_loss_max": "share of TCP segments that may be sent again on a link",
+    "loss_max": "share of TCP segments that may be sent again at a node",
     "node_bandwidth_deficit_max": "share that may be missing to the median node's bandwidth",
 }
 """What ``doctor_limits`` may hold in the inventory."""

@@ -4,7 +4,7 @@ A transfer is as fast as its slowest part: ``bw(i, j) = min(send(i), receive(j),
 What a node can do therefore shows with its best partners, and an average over partners would
 blame a healthy node for a sick one. Every estimate here is an order statistic over partners,
 taken from the side that bad partners do not reach: the upper quartile for bandwidth, the lower
-quartile for what adds up instead, latency and loss.
+quartile for latency and the lower median for loss, which add up instead.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SEGMENT_MAX_BYTES = 65535
 """No TCP segment carries more (RFC 9293), so fewer segments carried something else: RDMA did."""
 
 Pair = tuple[str, str]
+Segments = tuple[int, int]
 
 
 def upper_quartile(values: Iterable[float]) -> float:
@@ -66,8 +67,8 @@ class Network:
     disturbs a measurement makes it slower and nothing makes a slow path fast."""
     latency: Mapping[Pair, float]
     """Seconds, the best likewise; both orders of a pair hold the same figure."""
-    loss: Mapping[Pair, float | Unread]
-    """Share of TCP segments that the source had to send again."""
+    segments: Mapping[Pair, Segments | Unread]
+    """TCP segments that the source sent, and those of them that it sent again."""
 
     @classmethod
     def from_samples(cls, samples: Iterable[LinkSample]) -> Network:
@@ -81,7 +82,7 @@ class Network:
                 pair: min(s.latency_s for s in of + by_pair.get(pair[::-1], []))
                 for pair, of in by_pair.items()
             },
-            loss={pair: _loss(of) for pair, of in by_pair.items()},
+            segments={pair: _segments(of) for pair, of in by_pair.items()},
         )
 
     @cached_property
@@ -174,15 +175,33 @@ class Network:
         usual = self.usual_latency
         return usual + sum(max(0.0, self.node_latency[n] - usual) for n in (a, b))
 
-    @cached_property
-    def lost_sending(self) -> dict[str, float | Unread]:
-        """Share of segments that each node loses towards its better partners."""
-        return {n: _least(self.loss[p] for p in of) for n, of in self._by_source.items()}
+    def link_loss(self, pair: Pair) -> float | Unread:
+        """Share of segments lost between two nodes, both ways together."""
+        return _loss(self.segments[p] for p in (pair, pair[::-1]) if p in self.segments)
 
     @cached_property
-    def lost_receiving(self) -> dict[str, float | Unread]:
-        """Share of segments that get lost on the way to each node from its better partners."""
-        return {n: _least(self.loss[p] for p in of) for n, of in self._by_target.items()}
+    def node_loss(self) -> dict[str, float | Unread]:
+        """Share of segments that each node loses with its better partners, both ways together.
+
+        The lower median and not the quartile: losses come in bursts (one frame of a segmenting
+        interface is 45 segments), so that a lossy node shows none with some partners.
+        """
+        return {
+            n: _lower_median(self.link_loss(p) for p in of) for n, of in self._by_source.items()
+        }
+
+    @cached_property
+    def usual_loss(self) -> float | Unread:
+        """Share of segments that nodes of this cluster usually lose: the lower median of them."""
+        return _lower_median(self.node_loss.values())
+
+    def lost_sending(self, node: str) -> float | Unread:
+        """Share of all segments that the node sent which had to be sent again."""
+        return _loss(self.segments[p] for p in self._by_source[node])
+
+    def lost_receiving(self, node: str) -> float | Unread:
+        """Share of all segments sent to the node which had to be sent again."""
+        return _loss(self.segments[p] for p in self._by_target[node])
 
 
 def _group(pairs: Iterable[Pair], end: int) -> dict[str, list[Pair]]:
@@ -208,7 +227,7 @@ def _blom(rank: int, count: int) -> float:
     return NormalDist().inv_cdf((rank - 0.375) / (count + 0.25))
 
 
-def _loss(samples: Iterable[LinkSample]) -> float | Unread:
+def _segments(samples: Iterable[LinkSample]) -> Segments | Unread:
     sent = repeated = 0
     for sample in samples:
         if isinstance(sample.segments_sent, Unread):
@@ -219,13 +238,23 @@ def _loss(samples: Iterable[LinkSample]) -> float | Unread:
             return Unread("unsupported", "the data did not travel over TCP")
         sent += sample.segments_sent
         repeated += sample.segments_retransmitted
+    return sent, repeated
+
+
+def _loss(counts: Iterable[Segments | Unread]) -> float | Unread:
+    sent = repeated = 0
+    for count in counts:
+        if isinstance(count, Unread):
+            return count
+        sent += count[0]
+        repeated += count[1]
     return repeated / sent if sent and repeated >= REPEATED_MIN else 0.0
 
 
-def _least(shares: Iterable[float | Unread]) -> float | Unread:
+def _lower_median(shares: Iterable[float | Unread]) -> float | Unread:
     read: list[float] = []
     for share in shares:
         if isinstance(share, Unread):
             return share
         read.append(share)
-    return lower_quartile(read)
+    return lower_median(read)

@@ -17,11 +17,11 @@ from clusterctl.checks.base import (
 )
 from clusterctl.checks.culprit import Network, Pair
 from clusterctl.checks.network import (
-    LOSS_MAX,
     NODE_DEFICIT_MAX,
     NOISE_HIDES,
     deficit_of,
     incomplete,
+    loss_limit,
     too_noisy,
 )
 from clusterctl.checks.units import both_rates, percent, rate, seconds
@@ -34,8 +34,8 @@ LINK_DEFICIT_MAX = 0.3
 LINK_SIGMAS = 5.0
 """More than for nodes: there are many more links, and each was measured less."""
 
-LOSS_FACTOR = 3.0
-"""Loss counts few events and scatters: this much of what the ends lose is still theirs."""
+LINK_LOSS_MAX = 0.02
+"""Default of ``doctor_limits.link_loss_max``: a burst or two, of a full queue, stay below."""
 
 LATENCY_FACTOR, LATENCY_MARGIN_S = 5.0, 1e-3
 """A latency is conspicuous beyond factor x and beyond margin + what its ends explain."""
@@ -174,25 +174,21 @@ def link_latency(link: LinkView) -> Outcome:
     level=Level.STANDARD,
 )
 def link_loss(link: LinkView) -> Outcome:
-    """Judge the loss that remains when what the two ends lose with everybody is taken off."""
+    """Judge the loss between two nodes when neither of them loses with everybody."""
     network, pairs = _pairs(link)
-    losses = [known(network.loss[pair], skip=("unsupported",)) for pair in pairs]
-    seen = ", ".join(
-        f"{percent(loss)} lost from {a} to {b}" for (a, b), loss in zip(pairs, losses, strict=True)
-    )
-    site = link.limit("loss_max", lowest=True)
-    most = LOSS_MAX if site is None else site
-    limit = f"at most {percent(most)} of TCP segments sent again ({source('loss_max', site)})"
-    ends = [0.0, 0.0] if _is_only_pair(link) else [_lost_at_ends(network, p) for p in pairs]
-    excess = [loss - LOSS_FACTOR * end for loss, end in zip(losses, ends, strict=True)]
-    if max(excess) > most:
-        return fail(f"{seen}; the ends explain {percent(max(ends))}", limit, _look_at_path(link))
-    explained = ": lost at an end (see node.network.loss)" if max(losses) > most else ""
-    return ok(f"{seen}{explained}", limit)
+    share = known(network.link_loss(pairs[0]), skip=("unsupported",))
+    site = link.limit("link_loss_max", lowest=True)
+    most = LINK_LOSS_MAX if site is None else site
+    limit = f"at most {percent(most)} of TCP segments sent again ({source('link_loss_max', site)})"
+    seen = f"{percent(share)} lost between them, both ways together"
+    if share <= most:
+        return ok(seen, limit)
+    lossy = [] if _is_only_pair(link) else [n for n in pairs[0] if _loses(link, network, n)]
+    if lossy:
+        return ok(f"{seen}: {' and '.join(lossy)} loses with others too (node.network.loss)", limit)
+    return fail(seen, limit, _look_at_path(link))
 
 
-def _lost_at_ends(network: Network, pair: Pair) -> float:
-    sender, receiver = pair
-    return known(network.lost_sending[sender], skip=("unsupported",)) + known(
-        network.lost_receiving[receiver], skip=("unsupported",)
-    )
+def _loses(link: LinkView, network: Network, name: str) -> bool:
+    most, _ = loss_limit(link.evidence.limit("loss_max", name))
+    return known(network.node_loss[name]) > most

@@ -34,8 +34,11 @@ NOISE_HIDES = 0.5
 LATENCY_FACTOR, LATENCY_MARGIN_S = 2.0, 50e-6
 """A latency is conspicuous beyond factor x peers and beyond peers + margin."""
 
-LOSS_MAX = 0.005
+LOSS_MAX = 0.0025
 """Default of ``doctor_limits.loss_max``: share of TCP segments sent again."""
+
+LOSS_FACTOR, LOSS_ALIKE_MAX = 3.0, 0.02
+"""Below the second, a node that loses less than the first x its peers is no worse than they."""
 
 ERRORS_MIN, ERROR_SHARE_MAX = 100, 1e-5
 DROPS_MIN, DROP_SHARE_MAX = 1000, 0.01
@@ -235,17 +238,24 @@ def node_latency(node: NodeView) -> Outcome:
 def node_loss(node: NodeView) -> Outcome:
     """Judge what gets lost with the node's better partners: that is lost at this node."""
     network = _network_of_peers(node, "link.loss judges the pair")
-    out, into = (
-        known(network.lost_sending[node.name], skip=("unsupported",)),
-        known(network.lost_receiving[node.name], skip=("unsupported",)),
-    )
-    site = node.limit("loss_max")
+    share = known(network.node_loss[node.name], skip=("unsupported",))
+    out, into = known(network.lost_sending(node.name)), known(network.lost_receiving(node.name))
+    most, limit = loss_limit(node.limit("loss_max"))
+    seen = f"{percent(out)} of what it sent was lost, and {percent(into)} of what was sent to it"
+    if share <= most:
+        return ok(seen, limit)
+    seen += f"; {percent(share)} or more with most partners"
+    usual = known(network.usual_loss)
+    if share <= LOSS_FACTOR * usual and share <= LOSS_ALIKE_MAX:
+        return warn(
+            f"{seen}, and its peers lose as much ({percent(usual)})",
+            limit,
+            "look at the queues and drops of the switch between the nodes, and at their MTU",
+        )
+    return fail(seen, limit, _look_at_nic(node))
+
+
+def loss_limit(site: float | None) -> tuple[float, str]:
+    """Give the most that a node may lose, and the words for it."""
     most = LOSS_MAX if site is None else site
-    limit = f"at most {percent(most)} of TCP segments sent again ({source('loss_max', site)})"
-    seen = (
-        f"loses {percent(out)} of what it sends and {percent(into)} of what is sent to it, "
-        f"with every one of its better partners"
-    )
-    if max(out, into) > most:
-        return fail(seen, limit, _look_at_nic(node))
-    return ok(f"loses {percent(out)} sending and {percent(into)} receiving", limit)
+    return most, f"at most {percent(most)} of TCP segments sent again ({source('loss_max', site)})"
