@@ -22,6 +22,7 @@ import statistics
 import struct
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -312,5 +313,14 @@ def measure_round(
     first.say({"round": True})
 
 
+def main() -> None:
+    """Run, and let no rank wait for one that failed."""
+    try:
+        run(MPI.COMM_WORLD, sys.argv[1])
+    except BaseException:  # noqa: BLE001 - whatever it was, the other ranks must not wait
+        traceback.print_exc()
+        MPI.COMM_WORLD.Abort(1)
+
+
 if __name__ == "__main__":
-    run(MPI.COMM_WORLD, sys.argv[1])
+    main()
