@@ -206,18 +206,16 @@ def printable(text: str) -> str:
 
 
 def _message(result: Mapping[str, Any]) -> str:
-    """Give what a failed task says of itself, the most telling part that it has."""
+    """Give what a failed task says of itself, the most telling parts that it has."""
     parts = [str(error) for error in result.get("argument_errors", ())]
     if not parts:
         parts = [str(item["msg"]) for item in result.get("results", ()) if item.get("failed")]
     if not parts:
-        parts = [str(result.get("msg") or result.get("censored") or "the task gives no reason")]
-    for stream in ("stderr", "stdout"):
-        text = str(result.get(stream) or "").strip()
-        if text and text not in parts[-1]:
-            parts.append(text)
-            break
-    return printable("\n".join(parts)).strip()[:_MESSAGE_LIMIT_CHARS]
+        parts = [str(result.get("msg") or result.get("censored") or "")]
+    outputs = (str(result.get(stream) or "").strip() for stream in ("stderr", "stdout"))
+    parts += [next((text for text in outputs if text and text not in parts[-1]), "")]
+    text = printable("\n".join(part for part in parts if part)).strip()
+    return text[:_MESSAGE_LIMIT_CHARS] or "the task gives no reason"
 
 
 def _diffs(node: str, task: str, result: Mapping[str, Any]) -> list[News]:
