@@ -35,6 +35,12 @@ def test_chrony(tree: Tree, commands: Commands) -> None:
     assert time_sync(tree) == TimeSync("chrony", True, -0.000024, "198.18.0.1")
 
 
+def test_chrony_that_follows_itself(tree: Tree, commands: Commands) -> None:
+    answer = "7F7F0101,,10,1795558123.7,0.000000000,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,Normal"
+    commands({"chronyc": f"echo '{answer}'"})
+    assert time_sync(tree) == TimeSync("chrony", True, 0.0, "its own clock")
+
+
 def test_chrony_without_a_source(tree: Tree, commands: Commands) -> None:
     commands({"chronyc": f"echo '{UNSYNCHRONIZED}'"})
     found = time_sync(tree)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from clusterctl.facts import TimeSync, Unread
 from clusterctl.probe.reading import Request, command, fields, find_command
 
+LOCAL_REFERENCE = "7F7F0101"
+"""What chrony follows as a server that has no source itself (``local``, chrony.conf(5))."""
+
 NOTHING = Unread("absent", "no time service answers")
 
 
@@ -36,9 +39,13 @@ def _chrony() -> TimeSync | None:
         service="chrony",
         synchronized=synchronized,
         # chronyc gives the correction to be made: positive when the clock is behind.
-        offset_s=-float(columns[4]) if synchronized else unsynchronized,
-        source=columns[1] if synchronized else unsynchronized,
+        offset_s=0.0 - float(columns[4]) if synchronized else unsynchronized,
+        source=_chrony_source(*columns[:2]) if synchronized else unsynchronized,
     )
+
+
+def _chrony_source(reference: str, address: str) -> str:
+    return address or ("its own clock" if reference == LOCAL_REFERENCE else reference)
 
 
 def _timesyncd(request: Request) -> TimeSync | None:
