@@ -21,8 +21,8 @@ WHERE = Bundle({"where.py": b"import os\nprint(__file__, os.geteuid(), flush=Tru
 
 
 @pytest.fixture(scope="module")
-def cluster(lab: Any) -> Cluster:
-    return inventory.load(lab.inventory)
+def cluster(lab_session: Any) -> Cluster:
+    return inventory.load(lab_session.inventory)
 
 
 @pytest.fixture(scope="module")
