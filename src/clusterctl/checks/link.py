@@ -25,7 +25,7 @@ from clusterctl.checks.network import (
     too_noisy,
 )
 from clusterctl.checks.units import both_rates, percent, rate, seconds
-from clusterctl.facts import FabricFacts
+from clusterctl.facts import FabricFacts, Unread
 from clusterctl.findings import Outcome
 
 LINK_DEFICIT_MAX = 0.3
@@ -80,6 +80,8 @@ def link_bandwidth(link: LinkView) -> Outcome:
         return ok(f"{seen}{_slow_end(network, pair)}", limit)
     if deficit <= noise:
         return too_noisy(seen, network)
+    if lossy := _lossy_ends(link, network):
+        return ok(f"{seen}: {' and '.join(lossy)} loses packets (see node.network.loss)", limit)
     return fail(
         f"{seen}; with others, {pair[0]} sends {rate(network.send[pair[0]])} and {pair[1]} "
         f"receives {rate(network.receive[pair[1]])}: neither end, the path between them",
@@ -183,12 +185,17 @@ def link_loss(link: LinkView) -> Outcome:
     seen = f"{percent(share)} lost between them, both ways together"
     if share <= most:
         return ok(seen, limit)
-    lossy = [] if _is_only_pair(link) else [n for n in pairs[0] if _loses(link, network, n)]
-    if lossy:
+    if lossy := _lossy_ends(link, network):
         return ok(f"{seen}: {' and '.join(lossy)} loses with others too (node.network.loss)", limit)
     return fail(seen, limit, _look_at_path(link))
 
 
+def _lossy_ends(link: LinkView, network: Network) -> list[str]:
+    """Name the ends that lose packets with their other partners, too."""
+    return [] if _is_only_pair(link) else [n for n in (link.a, link.b) if _loses(link, network, n)]
+
+
 def _loses(link: LinkView, network: Network, name: str) -> bool:
     most, _ = loss_limit(link.evidence.limit("loss_max", name))
-    return known(network.node_loss[name]) > most
+    share = network.node_loss[name]
+    return not isinstance(share, Unread) and share > most
