@@ -36,6 +36,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     text = payload.bootstrap_text()
     assert text.count("CANDIDATES = ") == 1
     changed = text.replace("\nCANDIDATES = ", f"\nCANDIDATES = ({str(folder)!r},)\n_OTHERS = ")
+    changed = changed.replace('LAST_RESORT = "~/.cache"', 'LAST_RESORT = "/nonexistent"')
     monkeypatch.setattr(payload, "bootstrap_text", lambda: changed)
     return folder
 
@@ -137,12 +138,22 @@ def test_full_disk(connection: Connection, base: Path, monkeypatch: pytest.Monke
     assert list(base.iterdir()) == []
 
 
-def test_noexec_and_network_folders_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "CANDIDATES", ("/a", "/b", "/c", "/d"))
-    monkeypatch.setattr(bootstrap, "is_safe", lambda base: base != "/d")
+def test_noexec_folders_come_after_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CANDIDATES", ("/a", "/b", "/c"))
+    monkeypatch.setattr(bootstrap, "LAST_RESORT", "/home")
+    monkeypatch.setattr(bootstrap, "is_safe", lambda base: base != "/c")
     monkeypatch.setattr(bootstrap, "is_noexec", lambda base: base == "/a")
-    monkeypatch.setattr(bootstrap, "is_remote", lambda base: base == "/b")
-    assert bootstrap.bases() == ["/c", "/b", "/a"]
+    assert list(bootstrap.tiers()) == [["/b"], ["/home"], ["/a"]]
+
+
+def test_home_is_not_looked_at_while_there_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[str] = []
+    monkeypatch.setattr(bootstrap, "CANDIDATES", ("/a",))
+    monkeypatch.setattr(bootstrap, "LAST_RESORT", "/home")
+    monkeypatch.setattr(bootstrap, "is_safe", lambda base: looked.append(base) or True)
+    monkeypatch.setattr(bootstrap, "is_noexec", lambda base: False)
+    assert bootstrap.find("0" * 64) is None
+    assert looked == ["/a"]
 
 
 def test_old_content_is_pruned(connection: Connection, base: Path) -> None:

@@ -18,21 +18,11 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
-NETWORK_FILESYSTEMS = (
-    "nfs",
-    "cifs",
-    "smb",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "ceph",
-    "fuse",
-    "9p",
-    "afs",
-)
-CANDIDATES = ("/var/tmp", "$XDG_RUNTIME_DIR", "/dev/shm", "~/.cache")
+CANDIDATES = ("/var/tmp", "$XDG_RUNTIME_DIR", "/dev/shm")
+LAST_RESORT = "~/.cache"
 PRUNE_AFTER_S = 86400
 PREFIX = f".clusterctl-{os.geteuid()}-"
 
@@ -63,13 +53,24 @@ def read_line() -> dict[str, Any]:
     return message
 
 
-def bases() -> list[str]:
-    """Give the folders that may hold ours, the best first."""
-    expanded = (os.path.expandvars(os.path.expanduser(name)) for name in CANDIDATES)
+def tiers() -> Iterator[list[str]]:
+    """Give the folders that may hold ours, the best first.
+
+    From one that is mounted noexec psutil's library does not load. A home may lie on a file
+    server that hangs, so it is not even looked at while there is another.
+    """
+    near = safe(CANDIDATES)
+    runs = [base for base in near if not is_noexec(base)]
+    yield runs
+    yield safe((LAST_RESORT,))
+    yield [base for base in near if base not in runs]
+
+
+def safe(names: tuple[str, ...]) -> list[str]:
+    """Give those of the folders that exist and that others cannot change, resolved."""
+    expanded = (os.path.expandvars(os.path.expanduser(name)) for name in names)
     real = [os.path.realpath(path) for path in expanded if path.startswith("/")]
-    found = [base for base in real if is_safe(base)]
-    # Without execution psutil's library does not load, over a network the probe could hang.
-    return sorted(found, key=lambda base: (is_noexec(base), is_remote(base)))
+    return [base for base in real if is_safe(base)]
 
 
 def is_safe(base: str) -> bool:
@@ -87,21 +88,6 @@ def is_noexec(base: str) -> bool:
     return bool(os.statvfs(base).f_flag & os.ST_NOEXEC)
 
 
-def is_remote(base: str) -> bool:
-    """Say whether the folder lies on a network file system."""
-    best = ("", "")
-    try:
-        with open("/proc/self/mounts") as mounts:
-            for row in mounts:
-                point, kind = row.split()[1:3]
-                inside = (base + "/").startswith(point.rstrip("/") + "/")
-                if inside and len(point) >= len(best[0]):
-                    best = (point, kind)
-    except (OSError, ValueError):
-        return False
-    return best[1].startswith(NETWORK_FILESYSTEMS)
-
-
 def is_ours(folder: str) -> bool:
     """Say whether the folder is a real one, ours, and closed to others."""
     try:
@@ -112,7 +98,7 @@ def is_ours(folder: str) -> bool:
 
 
 def content_hash(folder: str) -> str:
-    """Hash every file below the folder with its path, as Payload.hash does."""
+    """Hash every file below the folder with its path, as Bundle.hash does."""
     rows = []
     for where, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if name != "__pycache__"]
@@ -125,17 +111,23 @@ def content_hash(folder: str) -> str:
 
 
 def find(wanted: str) -> str | None:
-    """Give the folder that already holds the wanted content, or None."""
-    for base in bases():
-        folder = os.path.join(base, PREFIX + wanted[:24])
-        if is_ours(folder):
-            try:
-                if content_hash(folder) == wanted:
-                    os.utime(folder)
-                    return folder
-                remove(folder)
-            except OSError:
-                continue
+    """Give the folder of the best tier that already holds the wanted content, or None."""
+    best = next(filter(None, tiers()), [])
+    return next((folder for base in best if (folder := held(base, wanted))), None)
+
+
+def held(base: str, wanted: str) -> str | None:
+    """Give our folder there if it holds the wanted content; one that does not is removed."""
+    folder = os.path.join(base, PREFIX + wanted[:24])
+    if not is_ours(folder):
+        return None
+    try:
+        if content_hash(folder) == wanted:
+            os.utime(folder)  # spares it from pruning
+            return folder
+    except OSError:
+        pass
+    remove(folder)
     return None
 
 
@@ -146,8 +138,7 @@ def unpack(wanted: str, archive: bytes) -> tuple[str | None, list[str]]:
     import tempfile
 
     reasons = []
-    for base in bases():
-        folder = os.path.join(base, PREFIX + wanted[:24])
+    for base in (base for tier in tiers() for base in tier):
         new = None
         try:
             new = tempfile.mkdtemp(prefix=PREFIX, dir=base)
@@ -159,17 +150,16 @@ def unpack(wanted: str, archive: bytes) -> tuple[str | None, list[str]]:
             if content_hash(new) != wanted:
                 raise OSError("what was written there does not read back the same")
             prune(base)
+            folder = os.path.join(base, PREFIX + wanted[:24])
             os.rename(new, folder)
             return folder, []
         except (OSError, tarfile.TarError) as error:
             if new is not None:
                 remove(new)
-            if is_ours(folder) and content_hash(folder) == wanted:
-                return folder, []  # another run of ours was faster
+            if other := held(base, wanted):
+                return other, []  # another run of ours was faster
             reasons.append(f"{base}: {getattr(error, 'strerror', None) or error}")
-    return None, reasons or [
-        "none of /var/tmp, /dev/shm, ~/.cache is a folder that others cannot change"
-    ]
+    return None, reasons or [f"{', '.join(CANDIDATES)}: none that others cannot change"]
 
 
 def write(path: str, data: bytes) -> None:

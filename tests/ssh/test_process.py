@@ -191,6 +191,15 @@ def test_login_that_runs_nothing(new_sshd: Callable[..., Sshd]) -> None:
     connection.close()
 
 
+def test_server_that_dies_during_a_start(new_sshd: Callable[..., Sshd]) -> None:
+    server = new_sshd("ForceCommand sleep 30")
+    connection = connect(server.node)
+    threading.Timer(0.5, server.stop).start()
+    error = error_of(lambda: connection.run(["true"]))
+    assert error.kind == "lost"
+    connection.close()
+
+
 def test_too_many_sessions(new_sshd: Callable[..., Sshd]) -> None:
     server = new_sshd("MaxSessions 1")
     connection = connect(server.node)

@@ -107,13 +107,15 @@ def _refused(node: Node, why: str) -> NodeFailure:
     return failure(
         "become",
         f"{method} to {user} was refused: {why}",
-        "set ansible_become_password (in a vault), or allow that user to without a password",
+        "set ansible_become_password (in a vault), or let the user in without (sudo: NOPASSWD)",
     )
 
 
 def _not_started(
     process: PipedProcess, launch: Launch, node: Node, noise: bytes | bytearray
 ) -> NodeFailure:
+    if (lost := process.broken()) is not None:
+        return lost
     said = process.stderr_tail()
     if launch.prompt and (REFUSALS.search(said) or "sudo:" in said or "su:" in said):
         return _refused(node, said[-300:])

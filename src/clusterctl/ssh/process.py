@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
-from clusterctl.ssh.base import Completed, failure, printable
+from clusterctl.ssh.base import Completed, NodeFailure, failure, printable
 
 WRITE_TIMEOUT_S = 30.0
 STDERR_KEPT_BYTES = 8192
@@ -88,9 +88,7 @@ class PipedProcess:
                     FLOOD_STEP,
                 )
             if end >= 0:
-                line = bytes(self._out[:end])
-                del self._out[: end + 1]
-                return line
+                return self._cut(end)
             if self._ended:
                 raise self._lost()
             self._pump_until(deadline, timeout_s)
@@ -136,11 +134,7 @@ class PipedProcess:
     def take_line(self) -> bytes | None:
         """Give a line that is already here, or None."""
         end = self._out.find(b"\n")
-        if end < 0:
-            return None
-        line = bytes(self._out[:end])
-        del self._out[: end + 1]
-        return line
+        return self._cut(end) if end >= 0 else None
 
     @property
     def ended(self) -> bool:
@@ -189,12 +183,24 @@ class PipedProcess:
             )
         return status
 
-    def _lost(self) -> Exception:
+    def broken(self) -> NodeFailure | None:
+        """Give the failure if it is the connection that ended, and not the process."""
         try:
-            status = self._pipes.exit_status(0.5)
+            self._pipes.exit_status(0.5)
         except OSError as error:
             why = f"the connection broke while {self._what} ran: {error}"
             return failure("lost", why, "see whether the node is up, and run again")
+        return None
+
+    def _cut(self, end: int) -> bytes:
+        line = bytes(self._out[:end])
+        del self._out[: end + 1]
+        return line
+
+    def _lost(self) -> NodeFailure:
+        if (broken := self.broken()) is not None:
+            return broken
+        status = self._pipes.exit_status(0)
         said = f": {self.stderr_tail()[-500:]}" if self._err else ""
         ending = "ended its output" if status is None else f"ended with status {status}"
         return failure("lost", f"{self._what} {ending}{said}", "run it by hand on the node")
