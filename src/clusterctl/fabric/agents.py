@@ -62,9 +62,10 @@ class Agents:
         self._tickets = itertools.count()
         folder = f"/dev/shm/clusterctl-{secrets.token_hex(6)}"  # noqa: S108 - made 0700, checked
         args = [folder, str(deadline_s + GRACE_S)]
+        payloads = self._payloads(members)
         started = fan_out(
-            [member.connection.node for member in members.values()],
-            lambda node: _start(members[node.name], args),
+            [members[name].connection.node for name in payloads],
+            lambda node: _start(members[node.name].connection, payloads[node.name], args),
             deadline_s=min(deadline_s, START_TIMEOUT_S + 5),
         )
         for name, result in started.items():
@@ -162,15 +163,30 @@ class Agents:
 
     def peers(self) -> dict[str, list[str]]:
         """Give what each node has TCP connections to, as ``address:port``."""
-        answers = self.ask_all("ping", "pong")
-        return {
-            name: list(map(str, answer.body.get("peers", []))) for name, answer in answers.items()
-        }
+        found = {}
+        for name, answer in self.ask_all("ping", "pong").items():
+            peers = answer.body.get("peers")
+            found[name] = list(map(str, peers)) if isinstance(peers, list) else []
+        return found
 
     def close(self) -> None:
         """End the supervisors, and with them what they started."""
         for agent in self._agents.values():
             agent.process.kill()
+
+    def _payloads(self, members: Mapping[str, Member]) -> dict[str, payload.Payload]:
+        """Get what each node needs, one after the other since some may have to be downloaded."""
+        found = {}
+        for name, member in members.items():
+            system = member.facts.system
+            if isinstance(system, Unread):
+                self.lost[name] = f"its Python is not known: {system.why}"
+                continue
+            try:
+                found[name] = payload.fabric(system.python, system.architecture)
+            except UserError as error:
+                self.lost[name] = f"{error.message}; {error.next_step}"
+        return found
 
     def _listen(self, name: str, agent: _Agent) -> None:
         try:
@@ -186,25 +202,14 @@ class Agents:
             self._messages.put((name, error))
 
 
-def _start(member: Member, args: list[str]) -> _Agent:
-    system = member.facts.system
-    if isinstance(system, Unread):
-        raise NodeFailure(NodeError("python", f"its Python is not known: {system.why}", ""))
-    try:
-        what = payload.fabric(system.python, system.architecture)
-    except UserError as error:
-        raise NodeFailure(NodeError("python", error.message, error.next_step)) from None
+def _start(connection: Connection, what: payload.Payload, args: list[str]) -> _Agent:
     process = payload.start(
-        member.connection,
-        what,
-        "clusterctl.fabric.supervise",
-        args,
-        timeout_s=START_TIMEOUT_S,
+        connection, what, "clusterctl.fabric.supervise", args, timeout_s=START_TIMEOUT_S
     )
     try:
         ready = json.loads(process.read_line(START_TIMEOUT_S))["ready"]
-        return _Agent(process, ready, _tcp(ready))
-    except (ValueError, TypeError, KeyError):
+        return _Agent(process, dict(ready), _tcp(ready))
+    except (ValueError, TypeError, KeyError, AttributeError):
         process.kill()
         raise NodeFailure(
             NodeError("protocol", "its supervisor did not start properly", "")

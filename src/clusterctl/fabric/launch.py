@@ -16,7 +16,7 @@ from clusterctl.fabric import schedule
 from clusterctl.fabric.agents import Agents, Member
 from clusterctl.fabric.membership import Membership, choose
 from clusterctl.fabric.session import BrokenRunError, Session
-from clusterctl.facts import AllreduceSample, FabricFacts, LinkSample
+from clusterctl.facts import AllreduceSample, FabricFacts, LinkSample, NetworkCounters
 
 __all__ = ["Member", "measure"]
 
@@ -39,19 +39,21 @@ def measure(
     ranks_per_node: int = 1,
     deadline_s: float,
     on_progress: Callable[[str], None],
+    on_facts: Callable[[FabricFacts], None] = lambda _: None,
 ) -> FabricFacts:
     """Measure every pair of members, then an allreduce over all of them.
 
     ``network`` is the CIDR that the ranks must talk over (None: the networks in which all
     members have an address). With one member only the allreduce of its ``ranks_per_node`` ranks
     is measured. What a node does wrong is in the result and never raised; nothing is left
-    running on the nodes. Ends within ``deadline_s`` plus a few seconds of cleaning up.
+    running on the nodes. ``on_facts`` gets what is known after every round, for those who may be
+    interrupted. Ends within ``deadline_s`` plus a few seconds of cleaning up.
     """
     on_progress(f"starting on {len(members)} nodes")
     agents = Agents(members, deadline_s)
     try:
         run = _Measurement(members, agents, network, ranks_per_node, deadline_s, on_progress)
-        return run.result()
+        return run.result(on_facts)
     finally:
         agents.close()
 
@@ -96,24 +98,30 @@ class _Measurement:
         """Nodes that still take part."""
         return [name for name in self.planned if name not in self.agents.lost]
 
-    def result(self) -> FabricFacts:
+    def result(self, on_facts: Callable[[FabricFacts], None]) -> FabricFacts:
         """Do everything; give what came of it."""
         incomplete = ""
         try:
             for index, pairs in self._rounds():
                 self._until_done(functools.partial(self._round, index, pairs))
+                on_facts(self._facts("interrupted", []))
             self._until_done(self._allreduce)
         except GivenUpError as reason:
             incomplete = str(reason)
         if self.session:
             self.session.leave()
+        counters = self.agents.counters()
+        self.agents.stop_commands()
+        return self._facts(incomplete, counters)
+
+    def _facts(self, incomplete: str, counters: list[NetworkCounters]) -> FabricFacts:
         reasons = [incomplete, *self.unmeasured.values()]
         return FabricFacts(
             mpi=self.mpi,
             nodes=self.names,
-            links=self.links,
-            allreduce=self.allreduce,
-            counters=self.agents.counters(),
+            links=list(self.links),
+            allreduce=list(self.allreduce),
+            counters=counters,
             incomplete="; ".join(reason for reason in reasons if reason),
             lost=dict(self.agents.lost),
         )
@@ -163,7 +171,7 @@ class _Measurement:
         )
         self.session = session
         session.start()
-        self.mpi = f"Open MPI {self.membership.mpi[names[0]].version}"
+        self.mpi = session.mpi
         return session
 
     def _round(self, index: int, pairs: Sequence[schedule.Pair], session: Session) -> None:

@@ -102,11 +102,17 @@ def reporting_port(arguments: Sequence[str]) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def library_version(text: str) -> str:
+    """Shorten what an Open MPI library says of itself: ``Open MPI 4.1.4``."""
+    found = re.match(r"Open MPI v?(\d[\w.]*)", text)
+    return f"Open MPI {found.group(1)}" if found else "unknown"
+
+
 def daemon_environment(mpi: Mpi) -> dict[str, str]:
     """Give the variables under which a node's MPI, and no other there, is what runs."""
     prefix = PurePosixPath(mpi.launch_daemon).parent.parent
     # mpi4py looks beside its interpreter first, where another MPI may be installed.
-    found = {"MPI4PY_LIBMPI": LIBRARY}
+    found = {"MPI4PY_LIBMPI": LIBRARY, "MPI4PY_RC_THREADS": "0"}
     if str(prefix) in ("/usr", "/"):
         return found
     libraries = f"{prefix}/lib:{prefix}/lib64"

@@ -58,6 +58,7 @@ class Session:
         self.exits: dict[str, int] = {}
         self.nodes: list[str] = []
         """Each rank's node."""
+        self.mpi = ""
         self.daemons_port = 0
         """Where daemons report to ``mpirun``."""
 
@@ -81,6 +82,7 @@ class Session:
         if not isinstance(nodes, list) or sorted(map(str, nodes)) != expected:
             raise BrokenRunError(f"ranks came up on {nodes!r:.200}")
         self.nodes = nodes
+        self.mpi = mpirun.library_version(str(answer.get("mpi")))
 
     def measure_pairs(
         self, pairs: Sequence[Pair], round_index: int
@@ -99,8 +101,7 @@ class Session:
                     raise BrokenRunError("the worker left pairs out")
                 return
             links = self._links(answer["pair"], round_index)
-            self.outstanding.discard((links[0].source, links[0].target))
-            self.outstanding.discard((links[0].target, links[0].source))
+            self.outstanding -= {(link.source, link.target) for link in links}
             self.doing = f"measuring {_listed(self.outstanding)}"
             yield links
 
@@ -196,8 +197,8 @@ class Session:
     def _note(self, message: Message) -> dict[str, Any] | None:
         """Handle a message; give the worker's answer if it is one."""
         name, body = message.node, message.body
-        if "exit" in body:
-            self.exits[name] = int(body["exit"])
+        if isinstance(body.get("exit"), int):
+            self.exits[name] = body["exit"]
             if name != self.head and not self.nodes:
                 raise BrokenRunError(f"the MPI daemon of {name} ended")
         elif "err" in body:
@@ -228,12 +229,14 @@ class Session:
         try:
             low, high, latency_s, there, back = answer
             a, b = self._node(low), self._node(high)
+            if not self.outstanding & {(a, b), (b, a)}:
+                raise ValueError("nobody asked for this pair")
             latency_s = _positive(latency_s)
             return (
                 _link(a, b, latency_s, there, round_index),
                 _link(b, a, latency_s, back, round_index),
             )
-        except (ValueError, TypeError, IndexError):
+        except (ValueError, TypeError, OverflowError):
             raise BrokenRunError(f"the worker's answer makes no sense: {answer!r:.200}") from None
 
     def _node(self, rank: Any) -> str:
@@ -253,7 +256,7 @@ class Session:
                 times_s=[_positive(time_s) for time_s in answer["times_s"]],
                 wrong_elements=wrong,
             )
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, OverflowError):
             raise BrokenRunError(f"the worker's answer makes no sense: {answer!r:.200}") from None
 
 
