@@ -79,7 +79,7 @@ def link_bandwidth(link: LinkView) -> Outcome:
     if deficit <= most or (deficit <= noise < NOISE_HIDES):
         return ok(f"{seen}{_slow_end(network, pair)}", limit)
     if deficit <= noise:
-        return too_noisy(seen, network)
+        return too_noisy(network)
     if lossy := _lossy_ends(link, network):
         return ok(f"{seen}: {' and '.join(lossy)} loses packets (see node.network.loss)", limit)
     return fail(

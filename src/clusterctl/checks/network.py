@@ -113,7 +113,7 @@ def node_bandwidth(node: NodeView) -> Outcome:
     if deficit <= most or (deficit <= noise < NOISE_HIDES):
         return ok(f"{seen}; {usual}", limit)
     if deficit <= noise:
-        return too_noisy(seen, network)
+        return too_noisy(network)
     return fail(
         f"{seen}; {usual} and receives {rate(network.usual_receive)}", limit, _look_at_nic(node)
     )
@@ -133,11 +133,11 @@ def deficit_of(value: float, usual: float) -> float:
     return 1 - value / usual if usual > 0 else 0.0
 
 
-def too_noisy(seen: str, network: Network) -> Outcome:
-    """Say that a low figure may be noise, or not."""
+def too_noisy(network: Network) -> Outcome:
+    """Say that a low figure may be noise, or not; in the same words for all, so that they fold."""
     return unknown(
-        f"{seen}: too little, but pairs of this network differ by {percent(network.noise)} anyway "
-        "(standard deviation)",
+        "slower than it should be, but this cannot be told from noise: measurements of this "
+        f"network differ by {percent(network.noise)} (standard deviation)",
         "run again when nothing else uses the nodes and the network, or set "
         "doctor_limits.link_bandwidth_min_bytes_per_s",
     )
