@@ -306,6 +306,27 @@ def test_a_wrong_password_of_sudo_is_said_so(provision: Provisioner, with_passwo
     assert "Incorrect sudo password" in said or "incorrect password" in said.lower()
 
 
+def test_a_vault_is_opened_with_the_password_asked_for(
+    provision: Provisioner, with_password: str, tmp_path: Path
+) -> None:
+    (tmp_path / "vault-password").write_text("vault-secret")
+    encrypted = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-vault"),
+            *("encrypt_string", "--vault-password-file", tmp_path / "vault-password", PASSWORD),
+            *("--name", "ansible_become_password"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "all.yml").write_text(encrypted)
+    said = provision.run("--limit", "node1", "-J", inventory=with_password, stdin="vault-secret\n")
+    assert "Nothing to change" in said
+    assert PASSWORD not in provision.events()
+
+
 def test_after_sigkill_the_next_run_cleans_up(provision: Provisioner) -> None:
     process = provision.start()
     provision.wait_until(process, "Look for packages")
