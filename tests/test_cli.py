@@ -10,6 +10,7 @@ import pytest
 
 from clusterctl.cli import COMMANDS, cli
 
+
 def run(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "clusterctl", *args],

@@ -195,9 +195,17 @@ def _allreduce(sample: AllreduceSample) -> str:
     busbw = algbw * 2 * (sample.ranks - 1) / sample.ranks
     verified = "WRONG RESULT" if sample.wrong_elements else "every element right"
     return (
-        f"allreduce: {sample.ranks} ranks, {sample.size_bytes / 2**20:.0f} MiB, "
+        f"allreduce: {sample.ranks} ranks, {_size(sample.size_bytes)}, "
         f"algbw {_rate(algbw)}, busbw {_rate(busbw)}, {verified}"
     )
+
+
+def _size(size_bytes: int) -> str:
+    """Give a power of two as such: ``8 MiB``, ``512 KiB``, ``8 B``."""
+    for unit, factor in (("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:g} {unit}"
+    return f"{size_bytes} B"
 
 
 def _rate(bytes_per_s: float) -> str:
