@@ -129,7 +129,10 @@ class Progress:
         if node is None:
             return []
         if kind == "runner_on_start":
-            done = node.enter(self._role(data), data.get("task", ""), _time(event, "created"))
+            # A role's arguments are looked at even where the role itself is not asked for.
+            looks = str(data.get("task_action", "")).endswith("validate_argument_spec")
+            role = node.role if looks else self._role(data)
+            done = node.enter(role, data.get("task", ""), _time(event, "created"))
             return [done] if done else []
         if kind in _RESULTS:
             return self._result(node, kind, data)
