@@ -91,7 +91,9 @@ class _Board:
         verb = "Planning for" if self._check else "Provisioning"
         title = Text.assemble((f"{verb} {_count(len(nodes), 'node')}", "bold"))
         title.append(f"  {elapsed:.0f} s", style="dim")
-        table = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        # Room for the terminal's echo of ^C: if that wrapped, the view would be erased amiss.
+        table.width = max(40, self._console.width - 8)
         table.add_column(width=1)
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, style="dim")
