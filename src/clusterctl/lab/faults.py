@@ -127,20 +127,25 @@ def disk_full(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
     node.run_inside(spec, target, ["sh", "-c", fill])
 
 
+_SUDO_CLOCK = "/etc/sudoers.d/lab-clock-skew"
+
+
 @fault("clock-skew", caught_by="node.clock.offset", default="+120s", normalize=_seconds)
 def clock_skew(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
     """Logins and their sudo see a clock that is this far off."""
-    script = "sed -i '/# lab clock-skew$/d; /FAKETIME/d; /faketime/d' /etc/environment"
-    if value is not None:
-        script += (
-            "; library=$(ls /usr/lib/*/faketime/libfaketime.so.1)"
-            f"; echo '{value}' > /etc/faketimerc"
-            '; printf "%s\\n" "LD_PRELOAD=$library" "FAKETIME_DONT_FAKE_MONOTONIC=1"'
-            ' "FAKETIME_TIMESTAMP_FILE=/etc/faketimerc" >> /etc/environment'
-        )
+    script = "sed -i /FAKETIME/d\\;/libfaketime/d /etc/environment"
+    if value is None:
+        script += f"; rm -f /etc/faketimerc {_SUDO_CLOCK}"
     else:
-        script += "; rm -f /etc/faketimerc"
-    node.run_inside(spec, target, ["sh", "-c", f"touch /etc/environment; {script}"])
+        script += f"""
+            echo '{value}' > /etc/faketimerc
+            echo 'Defaults env_file=/etc/environment' > {_SUDO_CLOCK}
+            {{
+                echo LD_PRELOAD=$(ls /usr/lib/*/faketime/libfaketime.so.1)
+                echo FAKETIME_DONT_FAKE_MONOTONIC=1
+                echo FAKETIME_TIMESTAMP_FILE=/etc/faketimerc
+            }} >> /etc/environment"""
+    node.run_inside(spec, target, ["sh", "-ec", f"touch /etc/environment; {script}"])
 
 
 def parse(text: str) -> tuple[Fault, str]:

@@ -1,0 +1,70 @@
+"""One lab of four nodes for all tests that need one, and ways to work on it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+CLUSTERCTL = str(Path(sys.executable).with_name("clusterctl"))
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running lab, used as its users use it: through the command line."""
+
+    name: str
+
+    @property
+    def inventory(self) -> Path:
+        """Its Ansible inventory."""
+        return Path(self.cli("inventory").strip())
+
+    def cli(self, *arguments: str, check: bool = True) -> str:
+        """Run ``clusterctl lab ... --name NAME`` and give what it prints on standard output."""
+        done = self.process(*arguments)
+        assert not check or done.returncode == 0, f"lab {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    def process(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``clusterctl lab ... --name NAME``."""
+        verb, *rest = arguments
+        if verb == "fault":
+            verb, *rest = [f"fault {rest[0]}", *rest[1:]]
+        argv = [CLUSTERCTL, "lab", *verb.split(), "--name", self.name, *rest]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=400)
+
+    def run(self, node: str, command: str, *, check: bool = True) -> str:
+        """Run a shell command as the ordinary user, over SSH."""
+        return self.cli("shell", node, command, check=check)
+
+    def root(self, node: str, command: str, *, check: bool = True) -> str:
+        """Run a shell command as root, without SSH: works whatever fault is in."""
+        return self.cli("shell", "--console", node, "sh", "-c", command, check=check)
+
+    def states(self) -> dict[str, str]:
+        """Node -> its state, as ``lab status`` shows it."""
+        rows = [line.split() for line in self.cli("status").splitlines()[1:]]
+        return {row[0]: " ".join(row[3:-2]) for row in rows}
+
+
+@pytest.fixture(scope="session")
+def lab_session() -> Iterator[Lab]:
+    """Four bookworm nodes; an earlier run's are taken over.
+
+    ``LAB`` names them, for two runs of the tests on one machine at the same time.
+    """
+    lab = Lab(os.environ.get("LAB", "test"))
+    lab.cli("up", "--nodes", "4", "--nic", "200mbit")
+    yield lab
+    lab.cli("down")
+
+
+@pytest.fixture
+def lab(lab_session: Lab) -> Iterator[Lab]:
+    """The shared lab; faults that a test adds are undone after it."""
+    yield lab_session
+    lab_session.cli("fault", "clear")
