@@ -5,7 +5,10 @@ set -eu
 
 lab=demo
 
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
+bold='' plain=''
+[ -t 1 ] && [ -z "${NO_COLOR:-}" ] && bold=$(printf '\033[1m') plain=$(printf '\033[0m')
+
+say() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; }
 run() { say "$@"; "$@"; }
 cleanup() { clusterctl lab down --name "$lab" >/dev/null 2>&1 || true; }
 
