@@ -125,13 +125,14 @@ def _edited(inventory: Path, edit: Callable[[dict[str, Any]], None], folder: Pat
     return str(folder / "hosts.yml")
 
 
-def _left_behind(run: str) -> list[str]:
+def _left_behind(record: dict[str, Any]) -> list[str]:
     """Name processes of a run on this machine: those it started, and ssh's masters."""
     left = []
     for process in psutil.process_iter():
         try:
             title = " ".join(process.cmdline())
-            if process.environ().get("CLUSTERCTL_RUN") == run or "ssh: /tmp/clusterctl-" in title:
+            started_by_it = process.environ().get("CLUSTERCTL_RUN") == record["id"]
+            if started_by_it or f"ssh: {record['scratch']}" in title:
                 left.append(title)
         except psutil.Error:
             continue
@@ -168,7 +169,7 @@ def test_interrupted_it_leaves_nothing_and_says_who_was_where(
     record = provision.record()
     assert record["state"] == "interrupted"
     assert not Path(record["scratch"]).exists()
-    assert _left_behind(record["id"]) == []
+    assert _left_behind(record) == []
 
 
 def test_what_an_interrupted_run_left_half_done_is_finished(provision: Provisioner) -> None:
@@ -337,9 +338,9 @@ def test_after_sigkill_the_next_run_cleans_up(provision: Provisioner) -> None:
         child.kill()
     process.kill()
     process.communicate()
-    assert _left_behind(killed["id"]) != []
+    assert _left_behind(killed) != []
     provision.run("--limit", "node1")
-    assert _left_behind(killed["id"]) == []
+    assert _left_behind(killed) == []
     assert not Path(killed["scratch"]).exists()
     record = json.loads((provision.folder().parent / killed["id"] / "run.json").read_text())
     assert record["state"] == "killed"
@@ -351,7 +352,7 @@ def test_a_killed_command_line_takes_its_run_along(provision: Provisioner) -> No
     killed = provision.record()
     process.kill()
     process.communicate()
-    _eventually(lambda: _left_behind(killed["id"]) == [])
+    _eventually(lambda: _left_behind(killed) == [])
     assert not Path(killed["scratch"]).exists()
 
 

@@ -100,11 +100,17 @@ def test_tidy_drops_the_oldest_records(state: Path) -> None:
 
 def test_a_password_is_in_no_file_and_in_no_argument() -> None:
     path = in_memory(Secret("hunter2"))
-    request = Request(inventory="x", playbook=Path("y"), become_password_file=path)
-    assert "hunter2" not in f"{request} {request.arguments()} {request.environment()}"
+    request = Request(
+        inventory="x",
+        playbook=Path("y"),
+        become_password=Secret("hunter2"),
+        vault_password_file=path,
+    )
+    assert "hunter2" not in f"{request} {request.arguments()}"
+    assert list(request.answers().values()) == ["hunter2"]
     reader = subprocess.run(["cat", path], capture_output=True, check=True)
     assert reader.stdout == b"hunter2"
-    assert not os.access(path, os.X_OK)
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o400
 
 
 def test_playbooks_are_found() -> None:

@@ -64,9 +64,9 @@ def provision(
     """
     _refuse_unknown(tags)
     source = resolve_inventory(source)
-    become_password_file = _ask("Password of sudo on the nodes") if ask_become_pass else None
+    become_password = _ask("Password of sudo on the nodes") if ask_become_pass else None
     if ask_vault_pass:
-        vault_password_file = _ask("Password of the inventory's vault")
+        vault_password_file = in_memory(_ask("Password of the inventory's vault"))
     if vault_password_file:
         os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = vault_password_file  # for Ansible's loader too
     nodes = inventory.load(source, limit).nodes
@@ -77,7 +77,7 @@ def provision(
         tags=tags,
         check=check,
         diff=diff,
-        become_password_file=become_password_file,
+        become_password=become_password,
         vault_password_file=vault_password_file,
     )
     return int(_provision(request, Progress(node.name for node in nodes)))
@@ -90,9 +90,8 @@ def _refuse_unknown(tags: str | None) -> None:
         raise UserError(f"no role has the tag {', '.join(unknown)}", f"tags: {', '.join(roles())}")
 
 
-def _ask(what: str) -> str:
-    """Ask for a password; give the path of a file in memory that holds it."""
-    return in_memory(Secret(click.prompt(what, hide_input=True, err=True)))
+def _ask(what: str) -> Secret:
+    return Secret(click.prompt(what, hide_input=True, err=True))
 
 
 def _provision(request: Request, progress: Progress) -> ExitCode:

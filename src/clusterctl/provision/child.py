@@ -1,6 +1,7 @@
 """The child process that holds ansible-runner: ``python -m clusterctl.provision.child``.
 
-It reads one line of JSON with the order, writes each event as a line of JSON, and last
+It reads one line of JSON with the order (the password of sudo comes this way: a pipe is in no
+process list), writes each event as a line of JSON, and last
 ``{"event": "ended", "rc": ...}``. When its standard input closes, because the run is stopped or
 because its parent was killed, it cancels the run.
 
@@ -59,6 +60,7 @@ def _run(
         project_dir=order["folder"],
         playbook=order["playbook"],
         cmdline=shlex.join(order["arguments"]),
+        passwords=order["passwords"],
         settings={"pexpect_timeout": _POLL_S, "suppress_ansible_output": True},
         suppress_env_files=True,
         fact_cache_type="none",

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from ansible.config.manager import find_ini_config_file
 
+from clusterctl.inventory import Secret
 from clusterctl.provision.cleanup import MARKER, sweep
 
 _FORKS_MAX = 100
@@ -42,7 +43,7 @@ class Request:
     tags: str | None = None
     check: bool = False
     diff: bool = False
-    become_password_file: str | None = None
+    become_password: Secret | None = None
     vault_password_file: str | None = None
 
     def arguments(self) -> list[str]:
@@ -52,15 +53,13 @@ class Request:
         arguments += ["--tags", self.tags] if self.tags else []
         arguments += ["--check"] if self.check else []
         arguments += ["--diff"] if self.diff else []
+        arguments += ["--ask-become-pass"] if self.become_password else []
         return arguments
 
-    def environment(self) -> dict[str, str]:
-        """Give the settings of Ansible that name files with passwords."""
-        files = {
-            "ANSIBLE_BECOME_PASSWORD_FILE": self.become_password_file,
-            "ANSIBLE_VAULT_PASSWORD_FILE": self.vault_password_file,
-        }
-        return {variable: file for variable, file in files.items() if file}
+    def answers(self) -> dict[str, str]:
+        """Give the answers to Ansible's prompts, by pattern. Secret."""
+        password = self.become_password
+        return {r"^BECOME password.*:\s*?$": password.reveal()} if password else {}
 
 
 class Run:
@@ -74,6 +73,7 @@ class Run:
             "folder": str(Path.cwd()),
             "playbook": str(request.playbook),
             "arguments": request.arguments(),
+            "passwords": request.answers(),
         }
         with log.open("wb") as log_file:
             self._process = subprocess.Popen(
@@ -117,7 +117,9 @@ class Run:
 
 
 def _environment(request: Request, run_id: str, scratch: Path) -> dict[str, str]:
-    environment = {**_DEFAULTS, **os.environ, **request.environment()}
+    environment = {**_DEFAULTS, **os.environ}
+    if request.vault_password_file:
+        environment["ANSIBLE_VAULT_PASSWORD_FILE"] = request.vault_password_file
     if find_ini_config_file() is None:
         environment["ANSIBLE_CONFIG"] = str(request.playbook.with_name("ansible.cfg"))
     return environment | {
