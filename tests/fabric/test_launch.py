@@ -50,7 +50,7 @@ def test_one_machine_measures_an_allreduce_of_two_ranks(member):
     assert fabric.incomplete == ""
     assert fabric.lost == {}
     assert fabric.nodes == ["here"]
-    assert fabric.mpi .startswith("Open MPI 5.")
+    assert fabric.mpi.startswith("Open MPI 5.")
     assert {sample.ranks for sample in fabric.allreduce} == {2}
     assert all(sample.wrong_elements == {} for sample in fabric.allreduce)
     assert fabric.links == []

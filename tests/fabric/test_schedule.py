@@ -77,6 +77,13 @@ def test_a_slow_node_is_confirmed_with_a_few_partners():
     assert all("node3" in pair for pairs in again for pair in pairs)
 
 
+def test_what_stays_slow_is_believed_in_the_end():
+    slow_node = links(NODES, lambda a, b: 20 if "node3" in (a, b) else 100, rounds_of_it=2)
+    assert repeats(slow_node) == []
+    slow_pair = links(NODES, lambda a, b: 50 if (a, b) == ("node5", "node2") else 100, 4)
+    assert repeats(slow_pair) == []
+
+
 def test_a_hiccup_is_forgotten_once_two_repetitions_were_well():
     samples = links(NODES, lambda a, b: 10 if (a, b) == ("node1", "node2") else 100)
     again = [LinkSample("node1", "node2", 1e-5, 100.0, 1, index) for index in (7, 8)]

@@ -24,7 +24,7 @@ MOST_LAUNCHES = 12
 MOST_UNEXPLAINED = 2
 """How often MPI may fail to start, or an allreduce to end, without a node to blame."""
 
-REPETITIONS = 2
+REPETITIONS = 3
 """How often suspicious pairs are measured again."""
 
 

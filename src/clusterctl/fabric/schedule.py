@@ -17,7 +17,10 @@ LOW = 0.8
 REPEATED_PAIRS_PER_NODE = 3
 """Pairs with which a slow node is confirmed: all of its pairs would take a round each."""
 
-REPEAT_ROUNDS = 4
+MOST_SAMPLES = 4
+"""A direction that is still low after so many measurements is low."""
+
+REPEAT_ROUNDS = 6
 """Most rounds that one repetition of suspicious pairs may take."""
 
 
@@ -82,15 +85,15 @@ def repeats(samples: Iterable[LinkSample]) -> list[list[Pair]]:
     ranked = []
     for (source, target), value in rate.items():
         expected = min(out[source], into[target])
-        if value < LOW * expected:
+        if value < LOW * expected and len(measured[source, target]) < MOST_SAMPLES:
             ranked.append((value / expected, _pair(source, target)))
     suspicious = [pair for _, pair in sorted(ranked)]
     for name in sorted(_slow(out) | _slow(into)):
         partners = sorted(
             (pair for pair in rate if name in pair), key=lambda pair: rate[pair], reverse=True
         )
-        chosen = dict.fromkeys(_pair(*pair) for pair in partners)
-        suspicious += list(chosen)[:REPEATED_PAIRS_PER_NODE]
+        chosen = list(dict.fromkeys(_pair(*pair) for pair in partners))[:REPEATED_PAIRS_PER_NODE]
+        suspicious += [pair for pair in chosen if len(measured[pair]) == 1]
     return disjoint(dict.fromkeys(suspicious), REPEAT_ROUNDS)
 
 

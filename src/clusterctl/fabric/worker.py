@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import socket
 import statistics
@@ -52,6 +53,9 @@ STREAM_GROWTH = 4
 the warm-up: they bring connections up, register buffers, and empty what shapers and clouds let
 through at once (token buckets, 256 kB in common ones), which would otherwise count as speed."""
 LAST_STREAM_BYTES = 1 << 34
+CREDIBLE_SHARE = 0.6
+"""A stream slower than this share of the one before it is sent once more and the better one
+counts: a process that had to wait for its core must not pass for a slow network."""
 CHUNK_MIN_BYTES = 1 << 16
 CHUNK_MAX_BYTES = 1 << 20
 CHUNKS_WANTED = 64
@@ -103,27 +107,37 @@ def send_stream(comm: MPI.Comm, peer: int, buffer: memoryview) -> Stream:
     The rate is the payload over the time from the first send to the acknowledgement that all of
     it was received (osu_bw counts so too), hence buffers on the way cannot inflate it.
     """
-    acknowledgement = [bytearray(1), 1, MPI.BYTE]
     before = tcp_segments()
     size = FIRST_STREAM_BYTES
+    previous, doubtful = math.inf, 0.0
     while True:
-        chunk = CHUNK_MIN_BYTES
-        while chunk < CHUNK_MAX_BYTES and chunk * CHUNKS_WANTED < size:
-            chunk *= 2
-        count = max(1, round(size / chunk))
-        comm.Send([struct.pack("qq", count, chunk), 16, MPI.BYTE], dest=peer, tag=COUNT)
-        start = time.perf_counter()
-        for request in in_window(comm.Isend, count, chunk, peer, buffer):
-            request.Wait()
-        comm.Recv(acknowledgement, source=peer, tag=ACK)
-        elapsed = time.perf_counter() - start
-        if elapsed > STREAM_BUDGET_S / 2 or size >= LAST_STREAM_BYTES:
+        sent, elapsed = send_once(comm, peer, size, buffer)
+        rate = sent / elapsed
+        if elapsed < STREAM_BUDGET_S / 2 and size < LAST_STREAM_BYTES:
+            size = int(min(rate * STREAM_BUDGET_S, size * STREAM_GROWTH))
+            previous, doubtful = rate, 0.0
+        elif rate > CREDIBLE_SHARE * previous or doubtful:
             break
-        size = int(min(count * chunk * STREAM_BUDGET_S / elapsed, size * STREAM_GROWTH))
+        else:
+            doubtful = rate
     comm.Send([struct.pack("qq", 0, 0), 16, MPI.BYTE], dest=peer, tag=COUNT)
     after = tcp_segments()
     segments = [b - a for a, b in zip(before, after)] if before and after else None
-    return Stream(count * chunk / elapsed, count * chunk, segments)
+    return Stream(max(rate, doubtful), sent, segments)
+
+
+def send_once(comm: MPI.Comm, peer: int, size: int, buffer: memoryview) -> tuple[int, float]:
+    """Send about ``size`` bytes; give how many and the seconds until they were acknowledged."""
+    chunk = CHUNK_MIN_BYTES
+    while chunk < CHUNK_MAX_BYTES and chunk * CHUNKS_WANTED < size:
+        chunk *= 2
+    count = max(1, round(size / chunk))
+    comm.Send([struct.pack("qq", count, chunk), 16, MPI.BYTE], dest=peer, tag=COUNT)
+    start = time.perf_counter()
+    for request in in_window(comm.Isend, count, chunk, peer, buffer):
+        request.Wait()
+    comm.Recv([bytearray(1), 1, MPI.BYTE], source=peer, tag=ACK)
+    return count * chunk, time.perf_counter() - start
 
 
 def receive_streams(comm: MPI.Comm, peer: int, buffer: memoryview) -> None:
