@@ -68,3 +68,18 @@ def lab(lab_session: Lab) -> Iterator[Lab]:
     """The shared lab; faults that a test adds are undone after it."""
     yield lab_session
     lab_session.cli("fault", "clear")
+
+
+@pytest.fixture(scope="session")
+def provisioned_session(lab_session: Lab) -> Lab:
+    """The shared lab, provisioned."""
+    argv = [CLUSTERCTL, "provision", "-i", str(lab_session.inventory)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return lab_session
+
+
+@pytest.fixture
+def provisioned(provisioned_session: Lab, lab: Lab) -> Lab:
+    """The same, with faults undone after each test."""
+    return lab
