@@ -98,16 +98,14 @@ def test_tidy_drops_the_oldest_records(state: Path) -> None:
     assert kept[0] == "20200101-000005-0000"
 
 
-def test_a_password_is_in_no_file_and_in_no_argument() -> None:
-    path = in_memory(Secret("hunter2"))
-    request = Request(
-        inventory="x",
-        playbook=Path("y"),
-        become_password=Secret("hunter2"),
-        vault_password_file=path,
-    )
+def test_a_password_is_in_no_argument() -> None:
+    request = Request(inventory="x", playbook=Path("y"), become_password=Secret("hunter2"))
     assert "hunter2" not in f"{request} {request.arguments()}"
     assert list(request.answers().values()) == ["hunter2"]
+
+
+def test_a_password_in_memory_is_readable_by_programs_and_not_run() -> None:
+    path = in_memory(Secret("hunter2"))
     reader = subprocess.run(["cat", path], capture_output=True, check=True)
     assert reader.stdout == b"hunter2"
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o400

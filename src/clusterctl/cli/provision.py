@@ -68,7 +68,8 @@ def provision(
     if ask_vault_pass:
         vault_password_file = in_memory(_ask("Password of the inventory's vault"))
     if vault_password_file:
-        os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = vault_password_file  # for Ansible's loader too
+        # For Ansible's loader in this process as well as for the run.
+        os.environ["ANSIBLE_VAULT_PASSWORD_FILE"] = vault_password_file
     nodes = inventory.load(source, limit).nodes
     request = Request(
         inventory=source,
@@ -78,7 +79,6 @@ def provision(
         check=check,
         diff=diff,
         become_password=become_password,
-        vault_password_file=vault_password_file,
     )
     return int(_provision(request, Progress(node.name for node in nodes)))
 

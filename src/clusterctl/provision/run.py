@@ -44,7 +44,6 @@ class Request:
     check: bool = False
     diff: bool = False
     become_password: Secret | None = None
-    vault_password_file: str | None = None
 
     def arguments(self) -> list[str]:
         """Give the arguments of ``ansible-playbook``. They show in process lists: no secret."""
@@ -118,8 +117,6 @@ class Run:
 
 def _environment(request: Request, run_id: str, scratch: Path) -> dict[str, str]:
     environment = {**_DEFAULTS, **os.environ}
-    if request.vault_password_file:
-        environment["ANSIBLE_VAULT_PASSWORD_FILE"] = request.vault_password_file
     if find_ini_config_file() is None:
         environment["ANSIBLE_CONFIG"] = str(request.playbook.with_name("ansible.cfg"))
     return environment | {
