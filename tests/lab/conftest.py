@@ -47,8 +47,9 @@ class Lab:
 
     def states(self) -> dict[str, str]:
         """Node -> its state, as ``lab status`` shows it."""
-        rows = [line.split() for line in self.cli("status").splitlines()[1:]]
-        return {row[0]: " ".join(row[3:-2]) for row in rows}
+        header, *rows = self.cli("status").splitlines()
+        begin, end = header.index("STATE"), header.index("NIC")
+        return {row.split()[0]: row[begin:end].strip() for row in rows}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The lab itself: what it brings up works, and it leaves nothing behind however it ends."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from clusterctl.errors import UserError
+from clusterctl.findings import ExitCode
 from clusterctl.lab import preflight
 
 BIN = Path(sys.executable).parent
@@ -47,9 +49,30 @@ def footprint() -> set[str]:
         *(f"nft table {item['table']['name']}" for item in tables if "table" in item),
         *(f"process in {group}: {command}" for group, command in processes()),
         *(f"cgroup {path}" for path, _, _ in os.walk("/sys/fs/cgroup") if TOP in path),
-        *(f"file {path}" for top in PLACES for path in Path(top).rglob("*")),
+        *(f"file {path}" for top in PLACES for path in files(top) if not held(path)),
         *(f"{name} = {Path('/proc/sys', name).read_text()}" for name in SETTINGS),
     }
+
+
+def files(top: str) -> Iterator[str]:
+    """Paths below a folder, but not what is mounted there."""
+    for root, folders, names in os.walk(top):
+        yield from (f"{root}/{name}" for name in (*folders, *names))
+        folders[:] = [name for name in folders if not os.path.ismount(f"{root}/{name}")]
+
+
+def held(path: str) -> bool:
+    """Whether it is the lock of a systemd-nspawn that runs, of whichever lab."""
+    if "/locks/" not in path:
+        return False
+    with contextlib.suppress(FileNotFoundError), Path(path).open("r+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except OSError:
+            return True
+    return True
 
 
 def processes() -> Iterator[tuple[str, str]]:
@@ -167,28 +190,74 @@ def test_up_and_down_leave_nothing(other: Any) -> None:
     assert leftovers(before) == set()
 
 
-@pytest.mark.parametrize("delay_s", [0.3, 0.7, 1.0, 1.4, 2.0])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_up_ended_in_the_middle(other: Any, delay_s: float, number: signal.Signals) -> None:
-    before = footprint()
+STAGES: dict[str, Callable[[], bool]] = {
+    "begun": lambda: True,
+    "written down": lambda: Path(f"/var/lib/clusterctl/lab/{ROUND_LAB}/lab.json").exists(),
+    "plugged in": lambda: any("/node1/" in path for path in round_trip_mounts()) or plugged_in(),
+    "disk mounted": lambda: any(path.endswith("/disk") for path in round_trip_mounts()),
+    "root mounted": lambda: any(path.endswith("/root") for path in round_trip_mounts()),
+    "started": lambda: Path(f"/run/clusterctl/lab/{ROUND_LAB}/node1/keeper.pid").exists(),
+    "all started": lambda: Path(f"/run/clusterctl/lab/{ROUND_LAB}/node3/keeper.pid").exists(),
+}
+
+
+def round_trip_mounts() -> list[str]:
+    lines = Path("/proc/mounts").read_text().splitlines()
+    return [line.split()[1] for line in lines if f"/{ROUND_LAB}/" in line]
+
+
+def plugged_in() -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        spec = json.loads(Path(f"/var/lib/clusterctl/lab/{ROUND_LAB}/lab.json").read_text())
+        return Path(f"/run/netns/clab{spec['index']}n1").exists()
+    return False
+
+
+def up_until(stage: str, number: signal.Signals) -> int:
+    """Start a lab and send a signal as soon as it has come this far."""
     argv = [CLUSTERCTL, "lab", "up", "--name", ROUND_LAB, "--nodes", "3"]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(delay_s)
+    process = subprocess.Popen(
+        argv,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # What starts these tests in the background may ignore the signal, and children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while process.poll() is None and not STAGES[stage]():
+        time.sleep(0.002)
     process.send_signal(number)
-    process.wait(60)
-    if number == signal.SIGKILL or process.returncode == 0:
-        other.cli("down")
+    return process.wait(60)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_down_after_a_killed_up_leaves_nothing(other: Any, stage: str) -> None:
+    before = footprint()
+    up_until(stage, signal.SIGKILL)
+    other.cli("down")
+    assert leftovers(before) == set()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.usefixtures("other")
+def test_an_interrupted_up_leaves_nothing(stage: str) -> None:
+    before = footprint()
+    assert up_until(stage, signal.SIGINT) in (ExitCode.INTERRUPTED, -signal.SIGINT)
+    assert leftovers(before) == set()
+
+
+def test_down_ends_a_lab_whose_keepers_were_killed(other: Any) -> None:
+    before = footprint()
+    other.cli("up", "--nodes", "2")
+    for path in Path(f"/run/clusterctl/lab/{ROUND_LAB}").glob("*/keeper.pid"):
+        os.kill(int(path.read_text()), signal.SIGKILL)
+    other.cli("down")
     assert leftovers(before) == set()
 
 
 def test_up_mends_what_a_killed_up_left(other: Any) -> None:
-    argv = [CLUSTERCTL, "lab", "up", "--name", ROUND_LAB, "--nodes", "3"]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(1)
-    process.kill()
-    process.wait(60)
+    up_until("started", signal.SIGKILL)
     other.cli("up")
-    assert set(other.states().values()) == {"up"}
+    assert other.states() == {"node1": "up", "node2": "up", "node3": "up"}
 
 
 def test_releases_can_be_mixed(other: Any) -> None:
@@ -301,6 +370,22 @@ def test_clock_skew_shows_in_sessions_and_sudo_and_heals(lab: Any) -> None:
     assert abs(clock(lab, "node2") - time.time()) < 60
     lab.cli("fault", "clear", "node1", "clock-skew")
     assert abs(clock(lab, "node1", "sudo date +%s") - time.time()) < 60
+
+
+def test_faults_add_up_and_outlive_a_restart(lab: Any) -> None:
+    for fault in ("sshd-down", "clock-skew", "node-frozen"):
+        lab.cli("fault", "add", "node2", fault)
+    refused = lab.process("fault", "add", "node2", "disk-full")
+    assert refused.returncode == 2
+    assert "frozen" in refused.stderr
+    os.kill(
+        int(Path(f"/run/clusterctl/lab/{lab.name}/node2/keeper.pid").read_text()), signal.SIGKILL
+    )
+    lab.cli("up")
+    assert lab.states()["node2"] == "frozen"
+    lab.cli("fault", "clear")
+    until(lambda: lab.states()["node2"] == "up")
+    assert abs(clock(lab, "node2", "sudo date +%s") - time.time()) < 60
 
 
 def test_faults_are_listed(lab: Any) -> None:

@@ -224,5 +224,5 @@ def clear(node: str | None, fault: str | None, name: str) -> None:
     with specs.locked(_say):
         spec = specs.require(name)
         for target in [spec.node(node)] if node else spec.nodes:
-            for name_ in [fault] if fault else list(reversed(target.faults)):
-                spec = fault_list.clear(spec, spec.node(target.name), name_)
+            for each in [fault] if fault else fault_list.in_clearing_order(target):
+                spec = fault_list.clear(spec, spec.node(target.name), each)

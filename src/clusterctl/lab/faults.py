@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -158,13 +159,19 @@ def parse(text: str) -> tuple[Fault, str]:
 
 
 def add(spec: LabSpec, target: NodeSpec, text: str) -> LabSpec:
-    """Break the node, and write it down before, so that it can be undone whatever happens."""
+    """Break the node; written down before, so that a killed command's fault can be undone."""
     found, value = parse(text)
-    target = replace(target, faults=target.faults | {found.name: value})
-    spec = spec.with_node(target)
-    spec.save()
-    found.set(spec, target, value)
-    return spec
+    broken = replace(target, faults=target.faults | {found.name: value})
+    with_fault = spec.with_node(broken)
+    with_fault.save()
+    try:
+        found.set(with_fault, broken, value)
+    except UserError:
+        with contextlib.suppress(UserError):
+            clear(with_fault, broken, found.name)
+        spec.save()
+        raise
+    return with_fault
 
 
 def clear(spec: LabSpec, target: NodeSpec, name: str) -> LabSpec:
@@ -177,3 +184,8 @@ def clear(spec: LabSpec, target: NodeSpec, name: str) -> LabSpec:
     FAULTS[name].set(healed, target, None)
     healed.save()
     return healed
+
+
+def in_clearing_order(target: NodeSpec) -> list[str]:
+    """The node's faults, in the order to undo them: a frozen node can be mended in nothing else."""
+    return sorted(target.faults, key=lambda name: name != "node-frozen")

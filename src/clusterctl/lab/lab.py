@@ -19,7 +19,6 @@ from clusterctl.lab.spec import LabSpec, NodeSpec
 
 Say = Callable[[str], None]
 BOOT_DEADLINE_S = 60.0
-SILENT_FAULTS = {"sshd-down", "node-frozen"}
 DEFAULT_NODES = 4
 
 
@@ -141,7 +140,10 @@ def _raise(spec: LabSpec, say: Say) -> None:
         say(f"starting {len(missing)} nodes")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(boot, missing))
-    _await(spec)
+    _await(spec, missing)
+    for each in missing:
+        if "node-frozen" in each.faults:
+            cgroup.freeze(spec, each, frozen=True)
     if missing:
         say(f"{len(missing)} nodes up in {time.monotonic() - began:.1f} s")
 
@@ -151,12 +153,13 @@ def _runs(spec: LabSpec, each: NodeSpec) -> bool:
     return plugged and node.kept(spec, each) and node.leader(spec, each) is not None
 
 
-def _await(spec: LabSpec) -> None:
-    expected = [each for each in spec.nodes if not SILENT_FAULTS & each.faults.keys()]
+def _await(spec: LabSpec, started: list[NodeSpec]) -> None:
+    """Wait until the nodes are ready, except those that were frozen before."""
+    expected = [each for each in spec.nodes if each in started or "node-frozen" not in each.faults]
     deadline = time.monotonic() + BOOT_DEADLINE_S + len(expected)
 
     def silent(each: NodeSpec) -> bool:
-        while not node.answers(spec, each, timeout_s=2):
+        while not node.ready(spec, each):
             if time.monotonic() > deadline or not node.kept(spec, each):
                 return True
             time.sleep(0.05)

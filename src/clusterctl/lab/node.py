@@ -160,6 +160,10 @@ def run_inside(spec: LabSpec, node: NodeSpec, argv: Sequence[str]) -> str:
 
 def enter(spec: LabSpec, node: NodeSpec) -> list[str]:
     """The command line before a command that is to run as root in the node."""
+    if "node-frozen" in node.faults:
+        raise UserError(
+            f"{node.name} is frozen", f"clusterctl lab fault clear {node.name} node-frozen"
+        )
     pid = leader(spec, node)
     if pid is None:
         raise UserError(f"{node.name} is off", "clusterctl lab up starts it")
@@ -176,6 +180,14 @@ def answers(spec: LabSpec, node: NodeSpec, timeout_s: float) -> bool:
             return connection.recv(4) == b"SSH-"
     except OSError:
         return False
+
+
+def ready(spec: LabSpec, node: NodeSpec) -> bool:
+    """Whether the node is up: its sshd greets or, if that is down, its systemd takes orders."""
+    if "sshd-down" not in node.faults:
+        return answers(spec, node, timeout_s=2)
+    pid = leader(spec, node)
+    return pid is not None and Path(f"/proc/{pid}/root/run/systemd/private").exists()
 
 
 def release_disk(spec: LabSpec, node: NodeSpec, mounted: set[str], discard: bool) -> None:

@@ -80,6 +80,11 @@ def require_kernel() -> None:
         raise UserError("this machine has no loop devices", "modprobe loop")
     if not cgroup.hierarchies():
         raise UserError("no control groups are mounted", "mount cgroup2 on /sys/fs/cgroup")
+    if not all(os.access(each.mountpoint, os.W_OK) for each in cgroup.hierarchies()):
+        raise UserError(
+            "this machine's control groups are mounted read-only",
+            "if it is a container, start it privileged",
+        )
     script = "\n".join(
         f"{{ {trial}; }} || exit {10 + i}" for i, (_, trial, _) in enumerate(_TRIALS)
     )
