@@ -134,7 +134,7 @@ def _examine_nodes(cluster: Cluster, progress: _Progress, observer: Observer) ->
         progress.connections[node.name] = connection
         return examine_node(
             connection,
-            names,
+            _from(node.name, names),
             timeout_s=EXAMINE_TIMEOUT_S,
             mpi_paths=mpi_paths if node.local else (),
         )
@@ -146,6 +146,12 @@ def _examine_nodes(cluster: Cluster, progress: _Progress, observer: Observer) ->
         observer.examined(name, result)
 
     fan_out(cluster.nodes, work, deadline_s=CONNECT_TIMEOUT_S + EXAMINE_TIMEOUT_S + 5, on_done=done)
+
+
+def _from(name: str, names: list[str]) -> list[str]:
+    """Give the names from this one on, around the end."""
+    at = names.index(name)
+    return names[at:] + names[:at]
 
 
 def _needs_fabric(checks: Sequence[Check]) -> bool:

@@ -195,7 +195,10 @@ class Gpus:
 
 @dataclass(frozen=True)
 class Names:
-    """Which of the cluster's node names this node resolves, and to what (empty: does not)."""
+    """Which of the cluster's node names this node resolves, and to what (empty: does not).
+
+    Names that the node was not asked for are in neither.
+    """
 
     resolved: dict[str, str]
     reasons: dict[str, str] = field(default_factory=dict)

@@ -194,7 +194,10 @@ def names_resolve(node: NodeView) -> Outcome:
         return skip("a single machine has no other nodes to find")
     names = known(node.facts.names)
     resolved = names.resolved
-    missing = [name for name in node.peers if not resolved.get(name)]
+    asked = [name for name in node.peers if name in resolved]
+    if not asked:
+        return unknown("no name of another node was asked for")
+    missing = [name for name in asked if not resolved[name]]
     wrong = [
         f"{name} means {address}, which is not {name}'s address"
         for name in node.peers
@@ -202,9 +205,10 @@ def names_resolve(node: NodeView) -> Outcome:
     ]
     limit = "every node's name resolves to one of its addresses"
     if not missing and not wrong:
-        return ok(f"resolves all {len(node.peers)} names of the other nodes", limit)
+        some = "all" if asked == node.peers else f"the {len(asked)} asked for of the"
+        return ok(f"resolves {some} {len(node.peers)} names of the other nodes", limit)
     why = next((f" ({names.reasons[name]})" for name in missing if name in names.reasons), "")
-    which = "any other node's name" if missing == node.peers else ", ".join(missing)
+    which = "any other node's name" if missing == asked else ", ".join(missing)
     unresolved = [f"does not resolve {which}{why}"] if missing else []
     return warn(
         "; ".join(unresolved + wrong),

@@ -48,36 +48,54 @@ def read_nics(request: Request) -> list[Nic]:
     return nics
 
 
-def read_names(request: Request) -> Names:
-    """Resolve every peer's name at once, and wait for all of them together.
+NAME_SERVICE_NAMES = 3
+"""How many names a node asks its name service for, one after the other. The controller gives each
+node's list from another start, so that every name is asked for by some nodes, and a thousand
+nodes that know none do not ask a million times, nor all at once: name servers drop bursts."""
 
-    A name service that is gone answers nothing for many seconds a name.
+NAME_SERVICE_DEADLINE_S = 2.0
+"""A name service that is gone takes many seconds a name, and so it would when a job starts."""
+
+
+def read_names(request: Request) -> Names:
+    """Resolve the peers' names: all that stand in the hosts file, and some of the others.
+
+    Names that were not asked for are left out.
     """
-    deadline_s = request.deadline_s * 0.8
+    names = list(dict.fromkeys(request.names))
+    written = _hosts_file(request)
+    others = [name for name in names if name not in written][:NAME_SERVICE_NAMES]
+    asked = [name for name in names if name in written] + others
     answers: dict[str, tuple[str, str]] = {}
 
-    def resolve(name: str) -> None:
-        try:
-            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            answers[name] = (str(found[0][4][0]), "")
-        except (OSError, UnicodeError) as error:
-            answers[name] = ("", str(getattr(error, "strerror", "") or error))
+    def resolve() -> None:
+        for name in asked:
+            answers[name] = _resolve(name)
 
-    threads = [
-        threading.Thread(target=resolve, args=(name,), daemon=True)
-        for name in dict.fromkeys(request.names)
-    ]
-    end = time.monotonic() + deadline_s
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
+    deadline_s = min(NAME_SERVICE_DEADLINE_S, request.deadline_s * 0.8)
+    thread = threading.Thread(target=resolve, daemon=True)
+    thread.start()
+    thread.join(deadline_s)
     silent = ("", f"no answer within {deadline_s:g} seconds")
-    known = {name: answers.get(name, silent) for name in request.names}
+    known = {name: answers.get(name, silent) for name in asked}
     return Names(
         resolved={name: address for name, (address, _) in known.items()},
         reasons={name: why for name, (_, why) in known.items() if why},
     )
+
+
+def _resolve(name: str) -> tuple[str, str]:
+    """Give the name's address, or why there is none."""
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        return str(found[0][4][0]), ""
+    except (OSError, UnicodeError) as error:
+        return "", str(getattr(error, "strerror", "") or error)
+
+
+def _hosts_file(request: Request) -> set[str]:
+    lines = text_or(request.root / "etc/hosts", "").splitlines()
+    return {name for line in lines for name in line.split("#")[0].split()[1:]}
 
 
 def _device(path: Path, addresses: list[Any]) -> Path | None:
