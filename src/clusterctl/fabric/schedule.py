@@ -65,7 +65,8 @@ def disjoint(pairs: Iterable[Pair], limit: int) -> list[list[Pair]]:
 def repeats(samples: Iterable[LinkSample]) -> list[list[Pair]]:
     """Give the rounds that are worth measuring again, so that one hiccup blames nobody.
 
-    A direction is suspicious when its median is below :data:`LOW` of what the slower of its
+    A direction counts with its best measurement, as it does for the judges: a disturbance only
+    slows. It is suspicious when that is below :data:`LOW` of what the slower of its
     ends reaches with others (the upper quartile over its partners: a pair's bandwidth is the
     minimum of its ends, so partners can only pull a node down). A node is suspicious when that
     quartile is below :data:`LOW` of the nodes' median; it is confirmed with a few partners.
@@ -73,7 +74,7 @@ def repeats(samples: Iterable[LinkSample]) -> list[list[Pair]]:
     measured: dict[Pair, list[float]] = defaultdict(list)
     for sample in samples:
         measured[sample.source, sample.target].append(sample.bandwidth_bytes_per_s)
-    rate = {direction: statistics.median(values) for direction, values in measured.items()}
+    rate = {direction: max(values) for direction, values in measured.items()}
     sends: dict[str, list[float]] = defaultdict(list)
     receives: dict[str, list[float]] = defaultdict(list)
     for (source, target), value in rate.items():
