@@ -5,8 +5,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-LAB_PACKAGES := debootstrap systemd-container nftables iproute2 openssh-client
-TEST_PACKAGES := $(LAB_PACKAGES) openssh-server sudo iperf3 gcc libc6-dev
+LAB_PACKAGES := debootstrap systemd-container nftables iproute2 openssh-client debian-archive-keyring
+TEST_PACKAGES := $(LAB_PACKAGES) openssh-server sudo procps gcc libc6-dev
 
 .PHONY: demo test lint bench clean lab-system test-system
 
