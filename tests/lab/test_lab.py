@@ -20,6 +20,7 @@ import pytest
 from clusterctl.errors import UserError
 from clusterctl.findings import ExitCode
 from clusterctl.lab import preflight
+from clusterctl.lab.cgroup import hierarchies
 
 BIN = Path(sys.executable).parent
 CLUSTERCTL = str(BIN / "clusterctl")
@@ -196,6 +197,7 @@ STAGES: dict[str, Callable[[], bool]] = {
     "plugged in": lambda: any("/node1/" in path for path in round_trip_mounts()) or plugged_in(),
     "disk mounted": lambda: any(path.endswith("/disk") for path in round_trip_mounts()),
     "root mounted": lambda: any(path.endswith("/root") for path in round_trip_mounts()),
+    "group made": lambda: (hierarchies()[0].mountpoint / TOP / ROUND_LAB).exists(),
     "started": lambda: Path(f"/run/clusterctl/lab/{ROUND_LAB}/node1/keeper.pid").exists(),
     "all started": lambda: Path(f"/run/clusterctl/lab/{ROUND_LAB}/node3/keeper.pid").exists(),
 }
@@ -242,6 +244,18 @@ def test_down_after_a_killed_up_leaves_nothing(other: Any, stage: str) -> None:
 def test_an_interrupted_up_leaves_nothing(stage: str) -> None:
     before = footprint()
     assert up_until(stage, signal.SIGINT) in (ExitCode.INTERRUPTED, -signal.SIGINT)
+    assert leftovers(before) == set()
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.5, 0.8])
+def test_down_ends_what_a_killed_down_left(other: Any, delay_s: float) -> None:
+    before = footprint()
+    other.cli("up", "--nodes", "3")
+    process = subprocess.Popen([CLUSTERCTL, "lab", "down", "--name", ROUND_LAB])
+    time.sleep(delay_s)
+    process.kill()
+    process.wait(60)
+    other.cli("down")
     assert leftovers(before) == set()
 
 

@@ -117,10 +117,15 @@ def kill(spec: LabSpec, nodes: list[NodeSpec], deadline_s: float = 20) -> None:
         time.sleep(0.02)
     for folder in every:
         remove(folder)
-    for parent in {folder.parent for folder in every}:
-        for folder in (parent, parent.parent):
-            with contextlib.suppress(OSError):  # other nodes or labs are still in it
-                folder.rmdir()
+
+
+def close_lab(spec: LabSpec) -> None:
+    """Remove the lab's groups, which hold no process any more."""
+    for hierarchy in hierarchies():
+        top = hierarchy.mountpoint / TOP
+        remove(top / spec.name)
+        with contextlib.suppress(OSError):  # absent, or another lab is still in it
+            top.rmdir()
 
 
 def remove(folder: Path) -> None:

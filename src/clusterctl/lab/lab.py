@@ -95,8 +95,8 @@ def up(request: Request, say: Say) -> LabSpec:
         spec = replace(
             spec, nodes=nodes, nic_bits_per_s=rate if request.nic else spec.nic_bits_per_s
         )
-        spec.save()
         try:
+            spec.save()
             _raise(spec, say)
         except BaseException:
             say("taking down what was started")
@@ -235,7 +235,7 @@ def _harvest(spec: LabSpec, nodes: list[NodeSpec]) -> None:
 def _give_back(spec: LabSpec, before: LabSpec | None) -> None:
     """After a failed ``up``: leave the lab as it was."""
     if before is None:
-        _remove(spec)
+        _remove(spec.name, spec)
         return
     present = {each.number for each in before.nodes}
     added = [each for each in spec.nodes if each.number not in present]
@@ -251,21 +251,21 @@ def down(name: str, say: Say) -> bool:
     with specs.locked(say):
         tree.sweep()
         spec = specs.load(name)
-        if spec:
-            _remove(spec)
-        else:
-            specs.remove_files(name)
+        _remove(name, spec)
         archives.prune()
     return spec is not None
 
 
-def _remove(spec: LabSpec) -> None:
-    _stop(spec, list(spec.nodes), discard=True)
-    net.close_lab(spec)
-    if all(other.name == spec.name for other in specs.load_all()):
+def _remove(name: str, spec: LabSpec | None) -> None:
+    """Remove a lab; ``spec`` is None when no more than files can be left of it."""
+    if spec:
+        _stop(spec, list(spec.nodes), discard=True)
+        cgroup.close_lab(spec)
+        net.close_lab(spec)
+    if all(other.name == name for other in specs.load_all()):
         net.forget_namespaces()
         host.restore()
-    specs.remove_files(spec.name)
+    specs.remove_files(name)
 
 
 def state(spec: LabSpec, each: NodeSpec) -> str:

@@ -25,7 +25,7 @@ REBOOT_STATUS = 133
 
 _KEEPER = f"""
 groups=$1; shift
-join() {{ for group in $groups; do echo 0 > "$group/$1/cgroup.procs"; done; }}
+join() {{ for group in $groups; do echo 0 > "$group/$1/cgroup.procs" || exit 1; done; }}
 join keeper
 while :; do
   (join machine; exec "$@"); status=$?
