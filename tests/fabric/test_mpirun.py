@@ -92,8 +92,14 @@ def test_other_lines_start_nothing(line):
 
 
 def test_an_mpi_outside_the_system_gets_its_libraries():
-    assert "LD_LIBRARY_PATH" not in mpirun.daemon_environment(OLD)
-    assert mpirun.daemon_environment(NEW)["LD_LIBRARY_PATH"].startswith("/opt/mpi/lib")
+    assert "LD_LIBRARY_PATH" not in mpirun.environment(OLD, "/dev/shm/ours")
+    assert mpirun.environment(NEW, "/dev/shm/ours")["LD_LIBRARY_PATH"].startswith("/opt/mpi/lib")
+
+
+def test_a_library_says_which_it_is():
+    said = "Open MPI v5.0.11, package: Open MPI user@localhost Distribution, ident: 5.0.11"
+    assert mpirun.library_version(said) == "Open MPI 5.0.11"
+    assert mpirun.library_version("something else") == "unknown"
 
 
 def test_the_node_that_mpirun_blames_is_found():

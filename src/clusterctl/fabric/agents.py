@@ -60,8 +60,9 @@ class Agents:
         self._messages: queue.SimpleQueue[Message | tuple[str, NodeError]] = queue.SimpleQueue()
         self._agents: dict[str, _Agent] = {}
         self._tickets = itertools.count()
-        folder = f"/dev/shm/clusterctl-{secrets.token_hex(6)}"  # noqa: S108 - made 0700, checked
-        args = [folder, str(deadline_s + GRACE_S)]
+        self.folder = f"/dev/shm/clusterctl-{secrets.token_hex(6)}"  # noqa: S108 - made 0700, checked
+        """Where commands put their files, on every node."""
+        args = [self.folder, str(deadline_s + GRACE_S)]
         payloads = self._payloads(members)
         started = fan_out(
             [members[name].connection.node for name in payloads],

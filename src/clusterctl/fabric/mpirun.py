@@ -108,11 +108,16 @@ def library_version(text: str) -> str:
     return f"Open MPI {found.group(1)}" if found else "unknown"
 
 
-def daemon_environment(mpi: Mpi) -> dict[str, str]:
-    """Give the variables under which a node's MPI, and no other there, is what runs."""
+def environment(mpi: Mpi, folder: str) -> dict[str, str]:
+    """Give the variables under which a node's MPI, and no other there, is what runs.
+
+    What its ranks share in memory lies in ``folder``, so that it goes when that goes.
+    """
     prefix = PurePosixPath(mpi.launch_daemon).parent.parent
     # mpi4py looks beside its interpreter first, where another MPI may be installed.
     found = {"MPI4PY_LIBMPI": LIBRARY, "MPI4PY_RC_THREADS": "0"}
+    for transport in ("sm", "vader"):
+        found[f"OMPI_MCA_btl_{transport}_backing_directory"] = folder
     if str(prefix) in ("/usr", "/"):
         return found
     libraries = f"{prefix}/lib:{prefix}/lib64"

@@ -165,7 +165,7 @@ class Session:
 
     def _run(self, name: str, argv: Sequence[str]) -> None:
         env = {"CLUSTERCTL_NODE": name}
-        env |= mpirun.daemon_environment(self.membership.mpi[name])
+        env |= mpirun.environment(self.membership.mpi[name], self.agents.folder)
         self.agents.tell(name, {"run": list(argv), "env": env})
 
     def _order(self, order: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ the node's supervisor put into its environment. Python 3.9; needs mpi4py and not
 
 from __future__ import annotations
 
+import array
 import itertools
 import json
 import math
@@ -222,7 +223,7 @@ def sweep_allreduce(comm: MPI.Comm, budget_s: float, max_bytes: int) -> Iterator
         count = size // 4
         send, expected = periodic(own, count), periodic(total, count)
         receive = bytearray(size)
-        times: list[float] = []
+        times = array.array("d")
         wrong = 0
         repetitions = ALLREDUCE_MIN_REPETITIONS
         for repetition in range(ALLREDUCE_MAX_REPETITIONS + 1):
@@ -230,15 +231,16 @@ def sweep_allreduce(comm: MPI.Comm, budget_s: float, max_bytes: int) -> Iterator
             comm.Barrier()
             start = time.perf_counter()
             reduce_sum(comm, send[shift:], receive, count)
-            times.append(comm.allreduce(time.perf_counter() - start, op=MPI.MAX))
+            times.append(time.perf_counter() - start)
             if receive != expected[shift : shift + size]:
                 wrong += wrong_elements(receive, expected[shift : shift + size])
             if repetition == 0:
-                fitting = int(budget_s / max(times[0], 1e-9))
+                fitting = int(budget_s / comm.allreduce(times[0], op=MPI.MAX))
                 repetitions = min(max(fitting, repetitions), ALLREDUCE_MAX_REPETITIONS)
             elif repetition == repetitions:
                 break
-        yield Sweep(size, times[1:], comm.gather(wrong) or [])
+        comm.Allreduce(MPI.IN_PLACE, [times, len(times), MPI.DOUBLE], op=MPI.MAX)
+        yield Sweep(size, times[1:].tolist(), comm.gather(wrong) or [])
         if statistics.median(times[1:]) * ALLREDUCE_STEP > budget_s:
             return
         size *= ALLREDUCE_STEP
