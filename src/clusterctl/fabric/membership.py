@@ -46,8 +46,8 @@ def choose(
     for name, found in mpi.items():
         if major(found) != chosen:
             lost[name] = (
-                f"has Open MPI {found.version}; the run uses {chosen}.x, which most nodes have, "
-                "and different major versions cannot join one run"
+                f"has Open MPI {found.version}; this run is of Open MPI {chosen}, and different "
+                "major versions cannot join one"
             )
     if chosen >= 5:
         lost |= _namesakes({name: facts[name] for name in mpi if name not in lost})
