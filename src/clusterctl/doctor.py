@@ -70,6 +70,10 @@ class _Progress:
         default_factory=lambda: Unread("failed", "the network was not measured")
     )
 
+    def keep(self, fabric: FabricFacts) -> None:
+        """Keep what is measured so far."""
+        self.fabric = fabric
+
 
 def examine(cluster: Cluster, observer: Observer, level: Level = Level.STANDARD) -> Report:
     """Examine every node of the cluster, and from ``standard`` on the network between them.
@@ -177,6 +181,7 @@ def _measure_fabric(
         ranks_per_node=2 if alone else 1,
         deadline_s=FABRIC_BASE_S + FABRIC_PER_NODE_S * len(members),
         on_progress=observer.measuring,
+        on_facts=progress.keep,
     )
 
 

@@ -242,7 +242,7 @@ class LinkSample:
     source: str
     target: str
     latency_s: float
-    """Half of the median round trip of a 1-byte ping-pong."""
+    """Half of the 10th-percentile round trip of a 1-byte ping-pong."""
     bandwidth_bytes_per_s: float
     """Payload bytes over the time from the first send to the receiver's acknowledgement."""
     bytes_sent: int
