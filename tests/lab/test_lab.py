@@ -101,6 +101,7 @@ def other_labs() -> list[str]:
 def leftovers(before: set[str]) -> set[str]:
     patterns = other_labs()
     new = footprint() - before
+    patterns += other_labs()  # those that began meanwhile
     return {what for what in new if not any(re.search(pattern, what) for pattern in patterns)}
 
 
