@@ -90,7 +90,12 @@ def up(nodes: int | None, releases: str | None, nic: str | None, name: str) -> N
 @lab.command()
 @name_option
 def status(name: str) -> None:
-    """Show the nodes: address, release, state, NIC rate, faults."""
+    """Show the nodes: address, release, state, NIC rate, faults.
+
+    \b
+    Example:
+      clusterctl lab status
+    """
     preflight.require_root()
     _show(specs.require(name))
 
@@ -154,14 +159,24 @@ def shell(node: str, command: tuple[str, ...], console: bool, name: str) -> None
 @lab.command()
 @name_option
 def down(name: str) -> None:
-    """Take the lab down and remove all of it; only the cache of trees and packages stays."""
+    """Take the lab down and remove all of it; only the cache of trees and packages stays.
+
+    \b
+    Example:
+      clusterctl lab down
+    """
     was_up = labs.down(name, _say)
     click.echo(f"lab {name!r} is down" if was_up else f"there was no lab {name!r}")
 
 
 @lab.group()
 def fault() -> None:
-    """Break nodes on purpose, and make them whole again."""
+    """Break nodes on purpose, and make them whole again.
+
+    \b
+    Example:
+      clusterctl lab fault add node3 slow-link && clusterctl doctor -i lab
+    """
 
 
 def _fault_epilog() -> str:
@@ -189,12 +204,18 @@ def add(node: str, fault: str, name: str) -> None:
     with specs.locked(_say):
         spec = specs.require(name)
         fault_list.add(spec, spec.node(node), fault)
+    _say(f"{node} has {fault}; undo it with: clusterctl lab fault clear {node}{_name(name)}")
 
 
 @fault.command("list")
 @name_option
 def list_(name: str) -> None:
-    """Show the faults that are in, and those that can be added."""
+    """Show the faults that are in, and those that can be added.
+
+    \b
+    Example:
+      clusterctl lab fault list
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("FAULT", "DEFAULT", "NODES", "WHAT", "CAUGHT BY"):
         table.add_column(column)

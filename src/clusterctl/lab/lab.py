@@ -210,6 +210,8 @@ def _write_inventory(spec: LabSpec) -> None:
             "ansible_become": True,
             "ansible_python_interpreter": "/usr/bin/python3",
             "fabric_network": str(spec.network),
+            "base_memlock": "unlimited",
+            "base_nofile": 1048576,
         },
     }
     spec.inventory.write_text(yaml.safe_dump({"all": everything}, sort_keys=False))

@@ -25,9 +25,10 @@ USER_ID = 1000
 
 PACKAGES = (
     "ca-certificates,dbus,iproute2,iputils-ping,kmod,less,libfaketime,libpam-systemd,netbase,"
-    "openssh-server,procps,python3,sudo,systemd,systemd-sysv"
+    "openssh-server,procps,python3,python3-apt,sudo,systemd,systemd-sysv"
 )
-"""On top of debootstrap's minbase. libfaketime is for the clock-skew fault."""
+"""On top of debootstrap's minbase: what Debian's cloud images have and a login or Ansible needs,
+and libfaketime, which is for the clock-skew fault."""
 
 FILES = {
     "etc/default/locale": "LANG=C.UTF-8\n",
