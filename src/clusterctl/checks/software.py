@@ -51,7 +51,8 @@ def _limit(
             f"{seen} although the limits files ask for {_text(in_files, text)}: this machine "
             "forbids root to raise limits (no CAP_SYS_RESOURCE)",
             limit,
-            f"give {node.name}'s container CAP_SYS_RESOURCE, or raise the limit of what starts it",
+            f"on {node.name}: let its container have CAP_SYS_RESOURCE, or raise the limit of what "
+            "starts it",
         )
     return fail(
         f"{seen} although the limits files ask for {_text(in_files, text)}: this login does not "
