@@ -65,7 +65,8 @@ def _daemon(mpirun: Path) -> Path | None:
 def _candidates(request: Request) -> Iterator[Path]:
     seen = set()
     for folder in _folders(request):
-        mpirun = folder / "mpirun"
+        # Open MPI takes its prefix from this path: /bin would mean /, where /usr is meant.
+        mpirun = folder.resolve() / "mpirun"
         if os.access(mpirun, os.X_OK) and mpirun.resolve() not in seen:
             seen.add(mpirun.resolve())
             yield mpirun
