@@ -61,9 +61,8 @@ def rates(fabric) -> dict[tuple[str, str], float]:
 
 def ours(lab, node) -> list[str]:
     """What of ours runs or lies on a node."""
-    found = lab.root(
-        node, "ps -eo args | grep -E 'clusterctl|orted|prted|mpirun' | grep -v grep; ls /dev/shm"
-    )
+    look = "ps -eo args | grep -E 'clusterctl|orted|prted|mpirun' | grep -v grep"
+    found = lab.root(node, f"{look}; ls /dev/shm | grep clusterctl || true")
     return [line for line in found.splitlines() if line.strip()]
 
 

@@ -136,7 +136,7 @@ def clock_skew(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
     """Logins and their sudo see a clock that is this far off."""
     script = "sed -i /FAKETIME/d\\;/libfaketime/d /etc/environment"
     if value is None:
-        script += f"; rm -f /etc/faketimerc {_SUDO_CLOCK}"
+        script += f"; rm -f /etc/faketimerc {_SUDO_CLOCK} /dev/shm/*faketime_s*"
     else:
         script += f"""
             echo '{value}' > /etc/faketimerc
