@@ -17,17 +17,11 @@ from clusterctl.facts import FabricFacts, NodeFacts
 from clusterctl.inventory import load
 from clusterctl.ssh import connect, fan_out
 
-CLUSTERCTL = str(Path(sys.executable).with_name("clusterctl"))
 MOST_TURNS = 15
 NAMES = ["node1", "node2", "node3", "node4"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def mpi(lab_session) -> None:
-    """Every node has its MPI."""
-    argv = [CLUSTERCTL, "provision", "-i", str(lab_session.inventory)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stdout + done.stderr
+pytestmark = pytest.mark.usefixtures("provisioned_session")
 
 
 @pytest.fixture
