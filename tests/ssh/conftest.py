@@ -72,20 +72,25 @@ class Sshd:
         raise AssertionError((self.folder / "log").read_text())
 
     def children(self) -> list[int]:
+        process = self.process
+        if process is None:
+            return []
         listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid if self.process else 0)],
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)],
             capture_output=True,
             check=False,
         )
         return [int(pid) for pid in listed.stdout.split()]
 
     def stop(self) -> None:
-        if self.process is not None:
-            for pid in [*self.children(), self.process.pid]:
+        children = self.children()
+        # A test may stop it in a thread while the fixture does: one of them takes the process.
+        process, self.process = self.process, None
+        if process is not None:
+            for pid in [*children, process.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
+            process.wait()
 
     def authorize(self, line: str) -> None:
         (self.folder / "authorized").write_text(line + "\n")
