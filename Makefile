@@ -21,7 +21,7 @@ lint: .venv/developing
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --profile production --offline playbooks inventory
+	ANSIBLE_LIBRARY=playbooks/library PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/ansible-lint --profile production --offline playbooks inventory
 
 bench: test-system .venv/developing
 	$(BIN)/python -m pytest tests/bench -s -p no:cacheprovider

@@ -1,0 +1,285 @@
+"""Look at a node before anything is done to it: what it is, and what would make a run fail there.
+
+One round trip gives what the roles ask of a node, so that Ansible's ``setup`` is not needed, and
+every problem at once, each with what to do about it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import struct
+import sys
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: preflight
+short_description: Look at a node before anything is done to it
+description:
+  - Returns the facts that the roles use, and C(node) with what is on the node.
+  - Fails with every problem and its remedy.
+options:
+  now_s:
+    description: The controller's clock, in seconds since 1970.
+    type: float
+    required: true
+  clock_max_s:
+    description: How far the node's clock may be from it.
+    type: float
+    default: 60
+  free_min_bytes:
+    description: Room that a file system must have, by the path that lies on it.
+    type: dict
+    default: {}
+  gpu_count:
+    description: GPUs that the inventory says the node has.
+    type: int
+    default: 0
+  driver:
+    description: Whether the NVIDIA driver is to be installed; V(auto) where a GPU is.
+    type: str
+    default: auto
+  driver_source:
+    description: Where the NVIDIA driver is to come from.
+    type: str
+    default: distro
+"""
+
+SUPPORTED = {
+    ("debian", "12"),
+    ("debian", "13"),
+    ("ubuntu", "22.04"),
+    ("ubuntu", "24.04"),
+    ("rocky", "9"),
+    ("rocky", "10"),
+    ("rhel", "9"),
+    ("rhel", "10"),
+    ("almalinux", "9"),
+    ("almalinux", "10"),
+}
+"""ID of os-release, and as much of VERSION_ID as matters."""
+
+DISTRIBUTIONS = {
+    "debian": ("Debian", "Debian"),
+    "ubuntu": ("Ubuntu", "Debian"),
+    "rocky": ("Rocky", "RedHat"),
+    "rhel": ("RedHat", "RedHat"),
+    "almalinux": ("AlmaLinux", "RedHat"),
+}
+"""ID of os-release -> Ansible's distribution and os_family."""
+
+NVIDIA, MELLANOX = "0x10de", "0x15b3"
+GPU_CLASSES = ("0x0300", "0x0302")
+NVSWITCH_CLASS = "0x0680"
+HCA_CLASSES = ("0x0200", "0x0207")
+"""PCI classes after the PCI ID repository: Ethernet and InfiniBand controllers, bridges (other)."""
+
+LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
+
+
+class Problem(str):
+    """What is wrong and what to do, as one text of two lines."""
+
+    def __new__(cls, what: str, remedy: str) -> Problem:
+        """Make it."""
+        return super().__new__(cls, f"{what}\n  {remedy}")
+
+
+class Node:
+    """The node, read below ``root`` (``/`` but for tests)."""
+
+    def __init__(self, root: str = "/") -> None:
+        self.root = Path(root)
+        self.release = self._release()
+
+    def text(self, path: str) -> str:
+        """Read a small file; empty where it cannot be read."""
+        try:
+            return (self.root / path).read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _release(self) -> dict[str, str]:
+        lines = (self.text("etc/os-release") or self.text("usr/lib/os-release")).splitlines()
+        pairs = (line.partition("=") for line in lines)
+        return {key: value.strip("\"'") for key, _, value in pairs}
+
+    @property
+    def distribution(self) -> tuple[str, str]:
+        """ID of os-release, and the version that packages depend on."""
+        name, version = self.release.get("ID", "linux"), self.release.get("VERSION_ID", "")
+        return name, version if name == "ubuntu" else version.partition(".")[0]
+
+    def facts(self) -> dict[str, object]:
+        """Give the facts that roles use, under Ansible's own names."""
+        name, version = self.distribution
+        distribution, family = DISTRIBUTIONS.get(name, (name.capitalize(), name.capitalize()))
+        return {
+            "distribution": distribution,
+            "distribution_version": version,
+            "distribution_major_version": version.partition(".")[0],
+            "distribution_release": self.release.get("VERSION_CODENAME", ""),
+            "os_family": family,
+            "architecture": platform.machine(),
+            "hostname": platform.node().partition(".")[0],
+            "python": {"executable": sys.executable},
+            "pkg_mgr": "apt" if family == "Debian" else "dnf",
+        }
+
+    def pci(self, vendor: str, classes: tuple[str, ...]) -> int:
+        """Count PCI devices of a vendor whose class begins with one of ``classes``."""
+        return sum(
+            self.text(f"{device}/vendor") == vendor
+            and self.text(f"{device}/class").startswith(classes)
+            for device in self.root.glob("sys/bus/pci/devices/*")
+        )
+
+    def container(self) -> str:
+        """Name the kind of container that this is; empty for a machine, real or virtual."""
+        environment = self.text("proc/1/environ").split("\0")
+        named = [line.partition("=")[2] for line in environment if line.startswith("container=")]
+        return self.text("run/systemd/container") or (named[0] if named else "")
+
+    def kernels(self) -> list[str]:
+        """Name the kernels that can boot; in a container without any, those with headers."""
+        folders = sorted((self.root / "lib/modules").glob("*"))
+        whole = [folder.name for folder in folders if (folder / "kernel").is_dir()]
+        return whole or [folder.name for folder in folders if (folder / "build").exists()]
+
+    def packages_broken(self) -> bool:
+        """Whether dpkg holds a package that is neither installed nor removed in full."""
+        states = (
+            line.split()[-1]
+            for line in self.text("var/lib/dpkg/status").splitlines()
+            if line.startswith("Status: ")
+        )
+        return any(state not in ("installed", "not-installed", "config-files") for state in states)
+
+    def lock_holders(self) -> list[str]:
+        """Name the processes that hold a lock of apt or dpkg."""
+        return sorted({holder for path in LOCKS if (holder := self._holder(path))})
+
+    def _holder(self, path: str) -> str:
+        try:
+            with (self.root / path.lstrip("/")).open("rb") as file:
+                found = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack("hhqqi4x", 1, 0, 0, 0, 0))
+        except OSError:
+            return ""
+        kind, _whence, _start, _length, pid = struct.unpack("hhqqi4x", found)
+        if kind == fcntl.F_UNLCK:
+            return ""
+        return f"{self.text(f'proc/{pid}/comm') or 'a process'} (pid {pid})"
+
+    def secure_boot(self) -> bool:
+        """Whether the firmware refuses modules and kernels that nobody signed."""
+        variables = list(self.root.glob("sys/firmware/efi/efivars/SecureBoot-*"))
+        return any(path.read_bytes()[-1:] == b"\x01" for path in variables)
+
+    def state(self) -> dict[str, object]:
+        """Give what is on the node."""
+        return {
+            "gpus": self.pci(NVIDIA, GPU_CLASSES),
+            "nvswitches": self.pci(NVIDIA, (NVSWITCH_CLASS,)),
+            "hcas": self.pci(MELLANOX, HCA_CLASSES),
+            "infiniband": len(list(self.root.glob("sys/class/infiniband/*"))),
+            "container": self.container(),
+            "kernels": self.kernels(),
+            "kernel": platform.release(),
+            "secure_boot": self.secure_boot(),
+            "packages_broken": self.packages_broken(),
+            "reboot_required": (self.root / "run/reboot-required").exists(),
+            "nvidia_loaded": self.text("sys/module/nvidia/version"),
+            "nouveau_loaded": (self.root / "sys/module/nouveau").is_dir(),
+            "slurmd": bool(shutil.which("slurmd", path="/usr/sbin:/usr/bin:/usr/local/sbin")),
+        }
+
+
+def problems(node: Node, wanted: dict[str, object], state: dict[str, object]) -> list[Problem]:
+    """Find everything that would make the run fail on this node, or end in the wrong state."""
+    found = []
+    if node.distribution not in SUPPORTED:
+        name = node.release.get("PRETTY_NAME", "This system")
+        found.append(
+            Problem(
+                f"{name} is not supported",
+                "the roles know Debian 12 and 13, Ubuntu 22.04 and 24.04, Rocky and RHEL 9 and 10",
+            )
+        )
+    if os.geteuid() != 0:
+        found.append(
+            Problem(
+                "tasks do not run as root here",
+                "set ansible_become: true for this node, or log in as root",
+            )
+        )
+    if not (node.root / "run/systemd/system").is_dir():
+        found.append(Problem("systemd is not running", "boot the node with systemd as its init"))
+    found += _disk(node, wanted["free_min_bytes"])
+    ahead_s = time.time() - wanted["now_s"]
+    if abs(ahead_s) > wanted["clock_max_s"]:
+        way = "ahead of" if ahead_s > 0 else "behind"
+        found.append(
+            Problem(
+                f"the clock is {abs(ahead_s):.0f} s {way} the controller's: package signatures "
+                "and certificates would not be valid",
+                "set it (timedatectl set-time, or chronyc makestep where chrony runs), run again",
+            )
+        )
+    if wanted["gpu_count"] and not state["gpus"]:
+        found.append(
+            Problem(
+                f"the inventory says gpu_count: {wanted['gpu_count']}, and no GPU is on the bus",
+                "look at the machine (lspci -d 10de:), or correct gpu_count",
+            )
+        )
+    return found
+
+
+def _disk(node: Node, free_min_bytes: dict[str, int]) -> list[Problem]:
+    found = []
+    for path, least in free_min_bytes.items():
+        where = node.root / path.lstrip("/")
+        if not where.exists():
+            continue
+        free = shutil.disk_usage(where).free
+        if free < int(least):
+            found.append(
+                Problem(
+                    f"{path} has {free / 1e9:.2f} GB free, of {int(least) / 1e9:.2f} GB needed",
+                    f"free some: du -xh {path} | sort -h | tail; apt-get clean",
+                )
+            )
+    return found
+
+
+def main() -> None:
+    """Answer Ansible."""
+    module = AnsibleModule(
+        argument_spec={
+            "now_s": {"type": "float", "required": True},
+            "clock_max_s": {"type": "float", "default": 60},
+            "free_min_bytes": {"type": "dict", "default": {}},
+            "gpu_count": {"type": "int", "default": 0},
+            "driver": {"type": "str", "default": "auto"},
+            "driver_source": {"type": "str", "default": "distro"},
+        },
+        supports_check_mode=True,
+    )
+    node = Node()
+    state = node.state()
+    found = problems(node, module.params, state)
+    facts = {**node.facts(), "node": state}
+    if found:
+        module.fail_json(msg="\n".join(found), ansible_facts=facts)
+    holders = node.lock_holders()
+    notes = [f"waits for {', '.join(holders)}, which holds apt's lock"] if holders else []
+    module.exit_json(ansible_facts=facts, notes=notes)
+
+
+if __name__ == "__main__":
+    main()
