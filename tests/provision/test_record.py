@@ -1,6 +1,8 @@
 import fcntl
 import json
 import os
+import pwd
+import socket
 import stat
 import subprocess
 import sys
@@ -12,12 +14,15 @@ import pytest
 from clusterctl.errors import UserError
 from clusterctl.inventory import Secret
 from clusterctl.provision import cleanup, record
-from clusterctl.provision.playbooks import playbooks_folder
+from clusterctl.provision.playbooks import playbooks_folder, roles
 from clusterctl.provision.progress import Progress
 from clusterctl.provision.run import Request
 from clusterctl.provision.secret_file import in_memory
 
-REQUEST = Request(inventory="hosts.yml", playbook=Path("provision.yml"), limit="node1")
+REQUEST = Request(
+    inventory="hosts.yml", playbook=playbooks_folder() / "provision.yml", limit="node1"
+)
+WANTED = {"node1": {"base_nofile": 1}}
 
 
 @pytest.fixture(autouse=True)
@@ -33,18 +38,33 @@ def _content(run: record.Record) -> dict[str, object]:
 
 def test_record_says_what_was_asked_for_and_what_came_of_it(state: Path) -> None:
     record.tidy()
-    run = record.Record(REQUEST, Path("/nowhere"))
+    run = record.Record(REQUEST, Path("/nowhere"), WANTED)
     assert _content(run)["state"] == "running"
     run.event({"event": "runner_on_ok", "stdout": "noise", "event_data": {"host": "node1"}})
     run.close(Progress(["node1"]), "done", 0)
     content = _content(run)
     assert content["state"] == "done"
-    assert content["options"] == {"limit": "node1", "tags": None, "check": False, "diff": False}
+    assert content["options"] == {
+        "limit": "node1",
+        "tags": None,
+        "check": False,
+        "diff": False,
+        "rolling": None,
+        "max_failures": None,
+        "all_or_nothing": False,
+        "no_reboot": False,
+    }
+    assert content["host"] == socket.gethostname()
+    assert content["pid"] == os.getpid()
     assert set(content["versions"]) >= {"clusterctl", "ansible-core", "ansible-runner"}  # type: ignore[call-overload]
     assert list(content["nodes"]) == ["node1"]  # type: ignore[call-overload]
     events = (run.folder / "events.jsonl").read_text()
     assert json.loads(events) == {"event": "runner_on_ok", "event_data": {"host": "node1"}}
-    assert sorted(path.name for path in run.folder.iterdir()) == ["events.jsonl", "run.json"]
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "events.jsonl",
+        "run.json",
+        "wanted.json",
+    ]
 
 
 def test_only_the_owner_may_read_records(state: Path) -> None:
@@ -71,8 +91,8 @@ def _process_of_run(run_id: str) -> subprocess.Popen[bytes]:
 def test_tidy_ends_what_a_killed_run_left_and_spares_a_running_one() -> None:
     record.tidy()
     scratch = cleanup.make_scratch()
-    killed = record.Record(REQUEST, scratch)
-    alive = record.Record(REQUEST, Path("/nowhere"))
+    killed = record.Record(REQUEST, scratch, WANTED)
+    alive = record.Record(REQUEST, Path("/nowhere"), WANTED)
     fcntl.flock(killed._lock, fcntl.LOCK_UN)  # as the kernel does when the process dies
     left_by_killed, of_alive = _process_of_run(killed.id), _process_of_run(alive.id)
     time.sleep(0.3)  # until both have their environment
@@ -111,5 +131,32 @@ def test_a_password_in_memory_is_readable_by_programs_and_not_run() -> None:
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o400
 
 
-def test_playbooks_are_found() -> None:
-    assert (playbooks_folder() / "provision.yml").is_file()
+def test_with_sudo_the_record_names_who_became_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    record.tidy()
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    user = pwd.getpwuid(os.getuid()).pw_name
+    assert record.Record(REQUEST, Path("/nowhere"), WANTED).holder["user"] == user
+    monkeypatch.setenv("SUDO_USER", "alice")
+    assert record.Record(REQUEST, Path("/nowhere"), WANTED).holder["user"] == "alice"
+
+
+def test_what_a_killed_run_did_is_read_off_its_events() -> None:
+    record.tidy()
+    killed = record.Record(REQUEST, Path("/nowhere"), WANTED)
+    for role in ("base", "mpi"):
+        task = {"role": role, "task_uuid": role, "task": "x", "host": "node1"}
+        killed.event({"event": "playbook_on_task_start", "event_data": task})
+        killed.event({"event": "runner_on_start", "event_data": task})
+    with (killed.folder / "events.jsonl").open("a") as events:
+        events.write('{"event": "runner_on_o')  # in the middle of a write
+    fcntl.flock(killed._lock, fcntl.LOCK_UN)
+    record.tidy()
+    (node,) = _content(killed)["nodes"].values()  # type: ignore[attr-defined]
+    assert node["state"] == "interrupted"
+    assert node["roles_done"] == ["base"]
+    assert node["interrupted_in"] == {"role": "mpi", "task": "x"}
+
+
+def test_roles_are_named_in_the_order_that_they_run_in() -> None:
+    assert roles()[0] == "base"
+    assert set(roles()) == {path.name for path in (playbooks_folder() / "roles").iterdir()}

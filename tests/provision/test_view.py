@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clusterctl.provision import view
-from clusterctl.provision.progress import Change, Progress
+from clusterctl.provision import summary, view
+from clusterctl.provision.progress import Change, Note, Progress
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def progress() -> Progress:
 
 def _summary(progress: Progress, *, check: bool = False) -> str:
     console = Console(file=io.StringIO(), width=100)
-    view.summarize(progress, console, check=check)
+    summary.summarize(progress, console, check=check)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -34,7 +34,7 @@ def test_failures_come_first_and_in_full(progress: Progress) -> None:
 
 def test_summary_says_what_changed_where(progress: Progress) -> None:
     text = _summary(progress)
-    assert "Changed on node1:\n  base: Configure chrony\n" in text
+    assert "Changed on node1, base:\n  Configure chrony\n" in text
     assert text.endswith("2 of 3 nodes failed; 3 changes made.\n")
 
 
@@ -46,11 +46,57 @@ def test_nothing_to_change_is_said_so() -> None:
 def test_check_reads_like_a_plan() -> None:
     progress = Progress(["node1", "node2"])
     for node in progress.nodes.values():
-        node.changes.append(Change("mpi", "Install openmpi-bin"))
+        node.changes.append(Change("mpi", "Install Open MPI", "would install openmpi-bin"))
     text = _summary(progress, check=True)
-    assert "Would change on node[1-2]:\n  mpi: Install openmpi-bin\n" in text
+    assert "Would change on node[1-2], mpi:\n  Install Open MPI: would install openmpi-bin" in text
+    assert "No node would reboot.\n" in text
     assert text.endswith("2 changes would be made to 2 nodes.\n")
     assert "Changed" not in text
+
+
+def test_each_change_is_told_once_with_all_nodes_that_it_is_on() -> None:
+    progress = Progress(["node1", "node2", "node3"])
+    for name, packages in (("node1", "gcc"), ("node2", "gcc"), ("node3", "gcc, nvcc")):
+        progress.nodes[name].changes = [
+            Change("base", "Raise limits"),
+            Change("cuda", "Install", packages),
+        ]
+    progress.nodes["node2"].changes.insert(1, Change("base", "Tune"))
+    lines = _summary(progress).split("\n\n", 1)[1].splitlines()
+    assert [line for line in lines if line][:-1] == [
+        "Changed on node[1-3], base:",
+        "  Raise limits",
+        "Changed on node2, base:",
+        "  Tune",
+        "Changed on node[1-2], cuda:",
+        "  Install: gcc",
+        "Changed on node3, cuda:",
+        "  Install: gcc, nvcc",
+    ]
+
+
+def test_reboots_are_told_with_nodes_and_reason() -> None:
+    progress = Progress(["node1", "node2", "node3"])
+    for name in ("node1", "node3"):
+        progress.nodes[name].changes.append(Change("", "Reboot", "a newer kernel is installed"))
+    text = _summary(progress, check=True)
+    assert "\nWould reboot node[1,3]: a newer kernel is installed\n" in text
+    assert text.endswith("2 changes would be made to 2 of 3 nodes.\n")
+    assert "\nRebooted node[1,3]: a newer kernel is installed\n" in _summary(progress)
+
+
+def test_notes_are_told_once_with_all_nodes_that_they_are_about() -> None:
+    progress = Progress(["node1", "node2"])
+    for node in progress.nodes.values():
+        node.notes.append(Note("dcgm", "Debian has no package of it"))
+    assert "Notes:\n  node[1-2]  dcgm: Debian has no package of it\n" in _summary(progress)
+
+
+def test_nodes_that_did_not_finish_are_not_among_the_failed(progress: Progress) -> None:
+    progress.nodes["node1"].unfinished = "stopped because 2 nodes failed"
+    text = _summary(progress)
+    assert "○ node1  not finished: stopped because 2 nodes failed\n" in text
+    assert text.endswith("2 of 3 nodes failed, 1 did not finish; 3 changes made.\n")
 
 
 def test_many_nodes_that_fared_alike_are_one_row() -> None:
@@ -64,7 +110,7 @@ def test_interrupted_says_who_was_in_which_task() -> None:
     for name in ("node1", "node2"):
         progress.nodes[name].enter("mpi", "Install openmpi-bin", None)
     console = Console(file=io.StringIO(), width=100)
-    view.tell_interrupted(progress, console)
+    summary.tell_interrupted(progress, console)
     assert isinstance(console.file, io.StringIO)
     assert "node[1-2] in the middle of: mpi: Install openmpi-bin" in console.file.getvalue()
 

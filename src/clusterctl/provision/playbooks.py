@@ -1,8 +1,11 @@
-"""Where the playbooks are."""
+"""Where the playbooks are, and which roles they have."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import yaml
 
 import clusterctl
 from clusterctl.errors import UserError
@@ -17,6 +20,15 @@ def playbooks_folder() -> Path:
     raise UserError("the playbooks are missing from this installation", "reinstall clusterctl")
 
 
+def last_play(playbook: Path) -> str:
+    """Name the playbook's last play: a node that never comes to it has not finished."""
+    plays = yaml.safe_load(playbook.read_text())
+    return str(plays[-1]["name"])
+
+
 def roles() -> list[str]:
-    """Name the roles, each of which is a tag as well."""
-    return sorted(path.name for path in (playbooks_folder() / "roles").iterdir())
+    """Name the roles, each of which is a tag as well, in the order that they run in."""
+    text = (playbooks_folder() / "provision.yml").read_text()
+    order = re.findall(r"^\s*(?:- )?(?:role|name): (\w+)$", text, re.MULTILINE)
+    folders = {path.name for path in (playbooks_folder() / "roles").iterdir()}
+    return [*dict.fromkeys(name for name in order if name in folders)]

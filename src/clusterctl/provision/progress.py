@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-_ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
-_MESSAGE_LIMIT_CHARS = 4000
+from clusterctl.provision import results
+from clusterctl.provision.results import printable
+
+REBOOT_TASK = "Reboot"
+"""The task that restarts a node; in check mode, that says that it would."""
+
+STOP_TASK = "See that the run may go on"
+"""The task before every role that fails when the run is to end there (``--max-failures``)."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,15 @@ class Change:
 
     role: str
     task: str
+    detail: str = ""
+    """What exactly, where the task says so: the packages, the reason of a reboot."""
+    at: str = field(default="", compare=False)
+    """When it ended: ISO 8601, UTC."""
+
+    @property
+    def is_reboot(self) -> bool:
+        """Whether the change is that the node restarts."""
+        return self.task == REBOOT_TASK
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,24 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a role says of a node besides changes: that a source has no package for it, say."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long a task took on a node."""
+
+    node: str
+    role: str
+    task: str
+    duration_s: float
+
+
+@dataclass(frozen=True)
 class RoleDone:
     """News: a node is through with a role."""
 
@@ -42,6 +73,16 @@ class RoleDone:
     role: str
     changes: tuple[Change, ...]
     duration_s: float
+    skipped: bool = False
+    """The role had nothing to do on this node, and looked at nothing there."""
+
+
+@dataclass(frozen=True)
+class Rebooted:
+    """News: a node has restarted, or would in check mode."""
+
+    node: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +94,7 @@ class Diff:
     text: str
 
 
-News = RoleDone | Diff | Failure
+News = RoleDone | Rebooted | Diff | Failure
 
 
 @dataclass
@@ -61,6 +102,7 @@ class NodeProgress:
     """One node: what it does, and what came of it."""
 
     name: str
+    play: str = ""
     role: str = ""
     task: str = ""
     busy: bool = False
@@ -68,12 +110,19 @@ class NodeProgress:
     ok: int = 0
     """Tasks that found everything as wanted."""
     changes: list[Change] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    """Version of each package that the roles say they established."""
     failure: Failure | None = None
+    unfinished: str = ""
+    """Why the node ended before its last role although nothing failed on it."""
     started_at: datetime | None = None
     ended_at: datetime | None = None
-    roles_done: set[str] = field(default_factory=set)
+    roles_done: list[str] = field(default_factory=list)
     _role_started_at: datetime | None = None
     _role_first_change: int = 0
+    _role_looked: bool = False
+    _told: set[str] = field(default_factory=set)
 
     @property
     def duration_s(self) -> float:
@@ -84,10 +133,13 @@ class NodeProgress:
 
     def enter(self, role: str, task: str, at: datetime | None) -> RoleDone | None:
         """Begin a task; give the news that the role before it is done, when it is another."""
-        done = self.leave() if role != self.role else None
+        done = None
         if role != self.role:
+            done = self.leave()
             self.role, self._role_started_at = role, at
-            self._role_first_change = len(self.changes)
+            self._role_first_change, self._role_looked = len(self.changes), False
+            if role in self.roles_done:
+                self.roles_done.remove(role)  # it has come back to it: a handler, a last proof
         self.task, self.busy = task, True
         self.started_at = self.started_at or at
         return done
@@ -95,21 +147,37 @@ class NodeProgress:
     def leave(self) -> RoleDone | None:
         """Give the news of the role that ends; a role come back to is news only if it changed."""
         role, changes = self.role, tuple(self.changes[self._role_first_change :])
-        if not role or (role in self.roles_done and not changes):
+        # A node that goes on to another role has survived its failure: a rescue block's doing.
+        self.failure = None
+        if not role:
             return None
-        self.roles_done.add(role)
+        self.roles_done.append(role)
+        if role in self._told and not changes:
+            return None
+        self._told.add(role)
         began, ended = self._role_started_at, self.ended_at
         seconds = (ended - began).total_seconds() if began and ended else 0.0
-        return RoleDone(self.name, role, changes, seconds)
+        return RoleDone(self.name, role, changes, seconds, skipped=not self._role_looked)
+
+    def result(self, role: str, action: str, *, changed: bool) -> None:
+        """Count a result that is no failure."""
+        self.ok += not changed
+        if role == self.role and (changed or action not in _LOOKS_AT_NO_NODE):
+            self._role_looked = True
 
 
 class Progress:
     """The state of a run. Feed it every event with :meth:`take`."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], last_play: str = "") -> None:
+        """Begin with every node unheard of. ``last_play``: name of the playbook's last play."""
+        self._last_play = last_play
         self.nodes = {name: NodeProgress(name) for name in names}
         self.messages: list[str] = []
         """What Ansible said outside of any task: why it cannot read a file, for instance."""
+        self.timings: list[Timing] = []
+        self.play = ""
+        """The play under way; its name is that of all its batches."""
         self.finished = False
         """Whether Ansible came to its own end."""
         # A result's own "role" is wrong where nodes run on without waiting for each other: a task
@@ -120,7 +188,10 @@ class Progress:
         """Update the nodes by one event of ansible-runner; give what is worth telling."""
         kind, data = event.get("event", ""), event.get("event_data") or {}
         if kind in {"verbose", "error", "warning", "system_warning"}:
-            self._say(str(event.get("stdout", "")))
+            text = results.plain(str(event.get("stdout", "")))
+            self.messages += [text] if text else []
+        elif kind == "playbook_on_play_start":
+            self.play = data.get("play", "")
         elif kind == "playbook_on_task_start":
             self._roles[data.get("task_uuid", "")] = data.get("role") or ""
         elif kind == "playbook_on_stats":
@@ -129,9 +200,9 @@ class Progress:
         if node is None:
             return []
         if kind == "runner_on_start":
+            node.play = self.play
             # A role's arguments are looked at even where the role itself is not asked for.
-            looks = str(data.get("task_action", "")).endswith("validate_argument_spec")
-            role = node.role if looks else self._role(data)
+            role = node.role if _action(data) == "validate_argument_spec" else self._role(data)
             done = node.enter(role, data.get("task", ""), _time(event, "created"))
             return [done] if done else []
         if kind in _RESULTS:
@@ -144,48 +215,48 @@ class Progress:
         return [node.failure for node in self.nodes.values() if node.failure]
 
     @property
+    def unfinished(self) -> list[NodeProgress]:
+        """Nodes that ended early although nothing failed on them."""
+        return [node for node in self.nodes.values() if node.unfinished]
+
+    @property
     def interrupted(self) -> list[NodeProgress]:
         """Nodes in the middle of a task. After a stopped run: their state is not known."""
         return [node for node in self.nodes.values() if node.busy]
 
     def _result(self, node: NodeProgress, kind: str, data: Mapping[str, Any]) -> list[News]:
-        result = data.get("res") or {}
-        role, task = self._role(data), data.get("task", "")
+        role, task = self._role(data), printable(data.get("task", ""))
+        start, end = _time(data, "start"), _time(data, "end")
         node.busy = False
-        node.ended_at = _time(data, "end") or node.ended_at
+        node.ended_at = end or node.ended_at
+        if kind == "runner_on_skipped":
+            return []
+        if start and end:
+            self.timings.append(Timing(node.name, role, task, (end - start).total_seconds()))
         if kind == "runner_on_ok":
-            if result.get("changed"):
-                node.changes.append(Change(role, printable(task)))
-                return _diffs(node.name, printable(task), result)
-            node.ok += 1
-        elif kind in {"runner_on_failed", "runner_on_unreachable"} and not data.get(
-            "ignore_errors"
-        ):
-            node.failure = Failure(
-                node=node.name,
-                role=role,
-                task=printable(task),
-                path=data.get("task_path", ""),
-                message=_message(result),
-                unreachable=kind == "runner_on_unreachable",
-            )
-            return [node.failure]
-        return []
+            return _succeed(node, role, task, data)
+        if data.get("ignore_errors") and kind == "runner_on_failed":
+            return []
+        return _fail(node, role, task, data, unreachable=kind == "runner_on_unreachable")
 
     def _end(self, stats: Mapping[str, Any]) -> list[News]:
         self.finished = True
         news: list[News] = []
+        bad = {**(stats.get("failures") or {}), **(stats.get("dark") or {})}
+        processed = stats.get("processed") or {}
+        reasons = [node.unfinished for node in self.unfinished]
+        not_begun = reasons[0] if reasons else "not begun, because other nodes failed"
+        last_play = self._last_play or self.play
         for node in self.nodes.values():
             node.busy = False
-            failed = stats.get("failures", {}).get(node.name) or stats.get("dark", {}).get(
-                node.name
-            )
-            if node.name not in stats.get("processed", {}):
-                message = "Ansible ran no task on this node"
-                node.failure = Failure(node.name, "", "", "", message)
+            if node.name not in processed:
+                node.failure = Failure(node.name, "", "", "", "Ansible ran no task on this node")
                 news.append(node.failure)
-            elif not failed:
-                node.failure = None  # a rescue block took care of it
+            elif bad.get(node.name):
+                continue
+            elif node.play != last_play:
+                node.unfinished = not_begun
+            else:
                 done = node.leave()
                 news += [done] if done else []
         return news
@@ -193,52 +264,60 @@ class Progress:
     def _role(self, data: Mapping[str, Any]) -> str:
         return self._roles.get(data.get("task_uuid", ""), "")
 
-    def _say(self, text: str) -> None:
-        text = printable(_ESCAPE_SEQUENCE.sub("", text)).strip()
-        if text:
-            self.messages.append(text)
-
 
 _RESULTS = {"runner_on_ok", "runner_on_failed", "runner_on_unreachable", "runner_on_skipped"}
 
-
-def printable(text: str) -> str:
-    """Give the text with every control character escaped, but for line ends and tabs."""
-    text = text.replace("\r\n", "\n")
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
-
-
-def _message(result: Mapping[str, Any]) -> str:
-    """Give what a failed task says of itself, the most telling parts that it has."""
-    parts = [str(error) for error in result.get("argument_errors", ())]
-    if not parts:
-        parts = [str(item["msg"]) for item in result.get("results", ()) if item.get("failed")]
-    if not parts:
-        parts = [str(result.get("msg") or result.get("censored") or "")]
-    outputs = (str(result.get(stream) or "").strip() for stream in ("stderr", "stdout"))
-    parts += [next((text for text in outputs if text and text not in parts[-1]), "")]
-    text = printable("\n".join(part for part in parts if part)).strip()
-    return text[:_MESSAGE_LIMIT_CHARS] or "the task gives no reason"
+_LOOKS_AT_NO_NODE = {
+    "assert",
+    "debug",
+    "include_role",
+    "include_tasks",
+    "include_vars",
+    "set_fact",
+    "validate_argument_spec",
+}
 
 
-def _diffs(node: str, task: str, result: Mapping[str, Any]) -> list[News]:
-    """Give what a changed result says of a file's text; Ansible adds it on ``--diff`` only."""
-    path = str((result.get("invocation") or {}).get("dest") or result.get("dest") or "")
-    found = result.get("diff") or []
-    pieces = [piece for piece in (found if isinstance(found, list) else [found]) if piece]
-    text = printable("".join(_unified(piece, path) for piece in pieces)).strip("\n")
-    return [Diff(node, task, text)] if text else []
+def _succeed(node: NodeProgress, role: str, task: str, data: Mapping[str, Any]) -> list[News]:
+    result, action = data.get("res") or {}, _action(data)
+    changed = bool(result.get("changed"))
+    node.result(role, action, changed=changed)
+    node.versions.update(results.versions(result))
+    if not changed:
+        if action == "debug":
+            notes = (Note(role, text) for text in results.messages(result))
+            node.notes += [note for note in notes if note not in node.notes]
+        return []
+    tells = action == "debug" or task == REBOOT_TASK
+    detail = "; ".join(results.messages(result)) if tells else ""
+    node.changes.append(Change(role, task, detail, at=str(data.get("end") or "")))
+    if task == REBOOT_TASK:
+        return [Rebooted(node.name, detail)]
+    diff = results.diff_text(result)
+    return [Diff(node.name, task, diff)] if diff else []
 
 
-def _unified(piece: Mapping[str, Any], path: str) -> str:
-    if "prepared" in piece:
-        return str(piece["prepared"])
-    before, after = piece.get("before", ""), piece.get("after", "")
-    if not isinstance(before, str) or not isinstance(after, str):
-        return ""  # attributes of a file, not its text
-    name = path or str(piece.get("before_header", ""))
-    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="")
-    return "".join(line + "\n" for line in lines)
+def _fail(
+    node: NodeProgress, role: str, task: str, data: Mapping[str, Any], *, unreachable: bool
+) -> list[News]:
+    message = results.failure_message(data.get("res") or {})
+    if task == STOP_TASK and not unreachable:
+        node.unfinished = message.replace("stopped: ", "stopped because ", 1)
+        return []
+    node.failure = Failure(
+        node=node.name,
+        role=role,
+        task=task,
+        path=data.get("task_path", ""),
+        message=message,
+        unreachable=unreachable,
+    )
+    return [node.failure]
+
+
+def _action(data: Mapping[str, Any]) -> str:
+    """Give a task's module or action without its collection."""
+    return str(data.get("task_action") or "").rpartition(".")[2]
 
 
 def _time(source: Mapping[str, Any], key: str) -> datetime | None:

@@ -6,9 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -43,6 +43,15 @@ class Request:
     tags: str | None = None
     check: bool = False
     diff: bool = False
+    rolling: str | None = None
+    """How many nodes at a time: a number or a percentage; None: all that the inventory says."""
+    max_failures: int | None = None
+    """When more nodes have failed, no node begins another role; None: they go on."""
+    all_or_nothing: bool = False
+    """A node that fails before anything was touched ends the run."""
+    no_reboot: bool = False
+    done: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Node -> the roles that a resumed run had finished on it."""
     become_password: Secret | None = None
 
     def arguments(self) -> list[str]:
@@ -54,6 +63,17 @@ class Request:
         arguments += ["--diff"] if self.diff else []
         arguments += ["--ask-become-pass"] if self.become_password else []
         return arguments
+
+    def variables(self) -> dict[str, Any]:
+        """Give the playbook's variables that the options set; it has a default for each."""
+        variables: dict[str, Any] = {"provision_done": self.done} if self.done else {}
+        if self.rolling:
+            variables["provision_batch"] = self.rolling
+        if self.all_or_nothing:
+            variables["provision_all_or_nothing"] = True
+        if self.no_reboot:
+            variables["provision_reboot"] = "never"
+        return variables
 
     def answers(self) -> dict[str, str]:
         """Give the answers to Ansible's prompts, by pattern. Secret."""
@@ -67,11 +87,18 @@ class Run:
     def __init__(self, request: Request, run_id: str, scratch: Path, log: Path) -> None:
         self.return_code: int | None = None
         self._id, self._scratch = run_id, scratch
+        self._stop_file = scratch / "stop"
+        variables = request.variables() | {
+            "provision_run": run_id,
+            "provision_stop_file": str(self._stop_file),
+        }
+        options = scratch / "options.json"
+        options.write_text(json.dumps(variables))
         order = {
             "scratch": str(scratch),
             "folder": str(Path.cwd()),
             "playbook": str(request.playbook),
-            "arguments": request.arguments(),
+            "arguments": [*request.arguments(), "--extra-vars", f"@{options}"],
             "passwords": request.answers(),
         }
         with log.open("wb") as log_file:
@@ -95,6 +122,13 @@ class Run:
                 self.return_code = event["rc"]
             else:
                 yield event
+
+    def wind_down(self, reason: str) -> None:
+        """Let every node end before its next role, and begin with no other node."""
+        if not self._stop_file.exists():
+            aside = self._stop_file.with_suffix(".new")
+            aside.write_text(reason)
+            aside.replace(self._stop_file)  # nobody reads half a reason
 
     def stop(self) -> None:
         """Ask the child to cancel the run; its events end soon after."""

@@ -1,11 +1,10 @@
-"""A provisioning run on the terminal: the live view, the lines for a pipe, the summary."""
+"""A provisioning run as it goes on: the live view on a terminal, the lines for a pipe."""
 
 from __future__ import annotations
 
-import textwrap
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,18 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from clusterctl.provision.progress import (
-    Change,
     Diff,
     Failure,
     News,
     NodeProgress,
     Progress,
+    Rebooted,
     RoleDone,
 )
-from clusterctl.report.terminal import fold
-
-_FOLD_FROM_NODES = 17
-"""From this many nodes on, the summary has one row for all nodes that fared alike."""
+from clusterctl.provision.summary import count, where
 
 
 class View(Protocol):
@@ -63,6 +59,8 @@ class Lines:
         if isinstance(news, Diff):
             _print_diff(self._console, news)
             return
+        if isinstance(news, RoleDone) and news.skipped:
+            return
         seconds = time.monotonic() - self._started
         line = f"{seconds:6.1f} s  {_headline(news, check=self._check)}"
         self._console.print(line, markup=False, soft_wrap=True)
@@ -89,7 +87,7 @@ class _Board:
             nodes.sort(key=lambda node: (node.failure is None, not node.busy))
         elapsed = time.monotonic() - self._started
         verb = "Planning for" if self._check else "Provisioning"
-        title = Text.assemble((f"{verb} {_count(len(nodes), 'node')}", "bold"))
+        title = Text.assemble((f"{verb} {count(len(nodes), 'node')}", "bold"))
         title.append(f"  {elapsed:.0f} s", style="dim")
         table = Table.grid(padding=(0, 2, 0, 0))
         # Room for the terminal's echo of ^C: if that wrapped, the view would be erased amiss.
@@ -107,80 +105,21 @@ class _Board:
         return Group(*parts)
 
     def _row(self, node: NodeProgress) -> tuple[RenderableType, ...]:
-        changed = _count(len(node.changes), "change") if node.changes else ""
+        changed = count(len(node.changes), "change") if node.changes else ""
         changes = Text(changed, style="yellow")
         name, role = Text(node.name), Text(node.role)
         if node.failure:
             headline = node.failure.message.partition("\n")[0]
             return Text("✗", style="red"), name, role, changes, Text(headline, style="red")
+        if node.unfinished:
+            return "○", name, role, changes, Text(node.unfinished.partition("\n")[0], style="dim")
         if node.busy:
             return self._spinners[node.name], name, role, changes, Text(node.task)
         if node.started_at is None:
             return "", name, role, changes, Text("connecting", style="dim")
+        if node.play != self._progress.play:
+            return "", name, role, changes, Text("waits for its turn", style="dim")
         return Text("·", style="green"), name, role, changes, Text("")
-
-
-def summarize(progress: Progress, console: Console, *, check: bool) -> None:
-    """Show failures first, in full, then a table of all nodes, what changed, and one sentence."""
-    for failures in _alike(progress.failures):
-        _print_failure(console, failures)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column("node", overflow="fold")
-    for heading in ("ok", "would change" if check else "changed", "failed", "seconds"):
-        table.add_column(heading, justify="right")
-    for names, node, seconds in _rows(progress.nodes.values()):
-        table.add_row(
-            Text(names),
-            str(node.ok),
-            Text(str(len(node.changes)), style="yellow" if node.changes else ""),
-            Text("1", style="red") if node.failure else "0",
-            f"{seconds:.1f}",
-        )
-    console.print(table)
-    console.print()
-    _print_changes(progress, console, check=check)
-    console.print(Text(_sentence(progress, check=check), style="bold"), soft_wrap=True)
-
-
-def tell_interrupted(progress: Progress, console: Console) -> None:
-    """Say which nodes were in the middle of which task when the run was stopped."""
-    console.print(Text("Interrupted.", style="bold"))
-    groups: dict[str, list[str]] = defaultdict(list)
-    for node in progress.interrupted:
-        groups[_where(node.role, node.task)].append(node.name)
-    for where, names in groups.items():
-        console.print(Text(f"  {fold(names)} in the middle of: {where}"), soft_wrap=True)
-    console.print(
-        Text("What had begun on a node may still end there; run the same command to carry on."),
-        soft_wrap=True,
-    )
-
-
-def _print_failure(console: Console, failures: list[Failure]) -> None:
-    first = failures[0]
-    line = Text.assemble(("✗ ", "red"), (fold(failure.node for failure in failures), "bold red"))
-    line.append(f"  {'unreachable' if first.unreachable else 'failed'}", style="red")
-    if first.task:
-        line.append(f"  {_where(first.role, first.task)}")
-    console.print(line, soft_wrap=True)
-    console.print(Text(textwrap.indent(first.message, "    ")), soft_wrap=True)
-    if first.path:
-        console.print(Text(f"    {first.path}", style="dim"), soft_wrap=True)
-    console.print()
-
-
-def _print_changes(progress: Progress, console: Console, *, check: bool) -> None:
-    groups: dict[tuple[Change, ...], list[str]] = defaultdict(list)
-    for node in progress.nodes.values():
-        groups[tuple(node.changes)].append(node.name)
-    for changes, names in groups.items():
-        if not changes:
-            continue
-        heading = "Would change on" if check else "Changed on"
-        console.print(Text(f"{heading} {fold(names)}:"), soft_wrap=True)
-        for change in changes:
-            console.print(Text(f"  {_where(change.role, change.task)}"), soft_wrap=True)
-        console.print()
 
 
 def _print_diff(console: Console, diff: Diff) -> None:
@@ -188,58 +127,17 @@ def _print_diff(console: Console, diff: Diff) -> None:
     console.print(Syntax(diff.text, "diff", theme="ansi_dark", background_color="default"))
 
 
-def _headline(news: RoleDone | Failure, *, check: bool) -> str:
+def _headline(news: RoleDone | Rebooted | Failure, *, check: bool) -> str:
+    if isinstance(news, Rebooted):
+        what = "would reboot" if check else "rebooted"
+        return f"{news.node}  {what}{f': {news.reason}' if news.reason else ''}"
     if isinstance(news, Failure):
         state = "unreachable" if news.unreachable else "FAILED"
         first_line = news.message.partition("\n")[0]
-        return f"{news.node}  {_where(news.role, news.task)}  {state}: {first_line}"
+        return f"{news.node}  {where(news.role, news.task)}  {state}: {first_line}"
     took = f"({news.duration_s:.1f} s)"
     if not news.changes:
         return f"{news.node}  {news.role}  as wanted {took}"
     verb = "would change" if check else "changed"
     tasks = ", ".join(change.task for change in news.changes)
     return f"{news.node}  {news.role}  {verb}: {tasks} {took}"
-
-
-def _sentence(progress: Progress, *, check: bool) -> str:
-    nodes = list(progress.nodes.values())
-    changes = sum(len(node.changes) for node in nodes)
-    failed = len(progress.failures)
-    if failed:
-        return (
-            f"{failed} of {_count(len(nodes), 'node')} failed; "
-            f"{_count(changes, 'change')} {'would be made' if check else 'made'}."
-        )
-    if not changes:
-        are = "is" if len(nodes) == 1 else "are"
-        return f"Nothing to change: {_count(len(nodes), 'node')} {are} as wanted."
-    if check:
-        return f"{_count(changes, 'change')} would be made to {_count(len(nodes), 'node')}."
-    return f"{_count(len(nodes), 'node')} provisioned: {_count(changes, 'change')}."
-
-
-def _alike(failures: Iterable[Failure]) -> list[list[Failure]]:
-    """Group failures of the same task with the same message, in order of first appearance."""
-    groups: dict[tuple[str, str, str], list[Failure]] = defaultdict(list)
-    for failure in failures:
-        groups[(failure.role, failure.task, failure.message)].append(failure)
-    return list(groups.values())
-
-
-def _rows(nodes: Iterable[NodeProgress]) -> Iterator[tuple[str, NodeProgress, float]]:
-    """Give the rows of the summary: name or names, a node that stands for them, longest time."""
-    nodes = list(nodes)
-    groups: dict[object, list[NodeProgress]] = defaultdict(list)
-    for node in nodes:
-        alike = (node.ok, tuple(node.changes), node.failure is None)
-        groups[alike if len(nodes) >= _FOLD_FROM_NODES else node.name].append(node)
-    for group in groups.values():
-        yield fold(n.name for n in group), group[0], max(n.duration_s for n in group)
-
-
-def _where(role: str, task: str) -> str:
-    return f"{role}: {task}" if role else task
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
