@@ -23,6 +23,8 @@ from clusterctl.facts import (
     NodeFacts,
     NumaNode,
     NvidiaDriver,
+    Promise,
+    Provisioned,
     System,
     TimeSync,
     Unread,
@@ -44,8 +46,12 @@ FACTS = NodeFacts(
     limits=Unread("failed", "x"),
     names=Names({"node8": "", "node9": "198.18.0.3"}, {"node8": "Name or service not known"}),
     mpi=ABSENT,
-    nvidia_driver=NvidiaDriver(ABSENT, "550.54.15"),
+    nvidia_driver=NvidiaDriver(ABSENT, "550.54.15", "550.54.15"),
     gpus=Gpus(8, "550", [Gpu(0, "GPU-0", "H100", "0:0", 1 << 36, 30, 71.5, ABSENT)], False, {}),
+    provisioned=Provisioned(
+        {"mpi": {"mpi_version": '"4.1"'}},
+        [Promise("mpi", "package", "openmpi-bin", "4.1", "mpi_version", ABSENT)],
+    ),
 )
 VALUE: dict[str, Any] = to_json(FACTS)
 LINE = json.dumps(VALUE).encode()
@@ -121,7 +127,7 @@ def test_what_is_shown_is_printable(text: str) -> None:
         (LINE.replace(b"0.5", b"1e999"), ("number",)),
         (LINE.replace(b"9000", b"9" * 400), ("number",)),
         (LINE.replace(b"9000", b"9" * 5000), ()),
-        (changed("wire_version", to=2), ("version 2",)),
+        (changed("wire_version", to=3), ("version 3",)),
         (changed("wire_version", to="\x1b[2J"), ("version",)),
         (changed("extra", to=1), ("extra",)),
         (changed("system", "extra", to=1), ("extra",)),

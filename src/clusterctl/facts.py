@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """Raised whenever a field changes its name or its meaning."""
 
 UNLIMITED = -1
@@ -157,10 +157,12 @@ class Mpi:
 
 @dataclass(frozen=True)
 class NvidiaDriver:
-    """The NVIDIA kernel driver: the loaded module, and what is installed for the next boot."""
+    """The NVIDIA driver: the loaded module, the one for the next boot, and its libraries."""
 
     loaded_version: str | Unread
     installed_version: str | Unread
+    library_version: str | Unread
+    """Of ``libnvidia-ml.so.1``, from the name of the file that it leads to."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,40 @@ class Names:
 
 
 @dataclass(frozen=True)
+class Promise:
+    """Something that a role established on the node, and what is there in its place.
+
+    Kind, and what ``wanted`` and ``found`` hold (``absent`` where the thing is not there at all):
+
+    ``package``        version, or its beginning (empty: any); the installed version
+    ``hold``           ``held``; ``held`` or ``not held``
+    ``service``        words of ``enabled``, ``active``; systemd's words for the unit
+    ``sysctl``         value; value, and `` (read-only)`` after it where root cannot change it
+    ``file``           SHA-256, both
+    ``module``         version (empty: any); ``KERNEL=VERSION`` for each kernel that can boot, with
+                       ``none`` for one that has no such module
+    ``module_option``  value, both
+    """
+
+    role: str
+    kind: str
+    name: str
+    wanted: str
+    variable: str
+    """The inventory variable that decides it; empty: the role itself."""
+    found: str | Unread
+
+
+@dataclass(frozen=True)
+class Provisioned:
+    """What the roles wrote down on the node when they had established it."""
+
+    variables: dict[str, dict[str, str]]
+    """Role -> variable as it was applied -> its value as JSON text."""
+    promises: list[Promise]
+
+
+@dataclass(frozen=True)
 class NodeFacts:
     """All that the probe read on one node."""
 
@@ -220,6 +256,8 @@ class NodeFacts:
     mpi: Mpi | Unread
     nvidia_driver: NvidiaDriver | Unread
     gpus: Gpus | Unread
+    provisioned: Provisioned | Unread
+    """``absent``: no role has ever finished here."""
     wire_version: int = WIRE_VERSION
 
 

@@ -11,7 +11,13 @@ from clusterctl.facts import ClockOffset, FabricFacts, NodeFacts, Unread
 REPORT_VERSION = 1
 
 
-class Status(enum.StrEnum):
+class _Word(str, enum.Enum):
+    """An enumeration whose members are their texts: enum.StrEnum is younger than nodes' Pythons."""
+
+    __str__ = str.__str__
+
+
+class Status(_Word):
     """Outcome of one check on one subject, in order of gravity from ``pass`` to ``fail``."""
 
     PASS = "pass"  # noqa: S105 - the word, not a password
@@ -21,7 +27,7 @@ class Status(enum.StrEnum):
     FAIL = "fail"
 
 
-class Verdict(enum.StrEnum):
+class Verdict(_Word):
     """Whether the cluster may be trusted with a training run."""
 
     READY = "READY"

@@ -31,6 +31,8 @@ from clusterctl.facts import (
     Nic,
     NodeFacts,
     NvidiaDriver,
+    Promise,
+    Provisioned,
     ResourceLimits,
     System,
     TimeSync,
@@ -93,9 +95,11 @@ def facts(index: int, count: int = 4) -> NodeFacts:
         names=Names({f"node{i}": f"198.18.0.{i}" for i in range(1, count + 1)}),
         mpi=Mpi("openmpi", "4.1.4", "/usr/bin/mpirun", "/usr/bin/orted"),
         nvidia_driver=NvidiaDriver(
-            Unread("absent", "no NVIDIA module is loaded"), Unread("absent", "none is installed")
+            Unread("absent", "no NVIDIA module is loaded"), Unread("absent", "none is installed"),
+            Unread("absent", "no library"),
         ),
         gpus=Gpus(0, Unread("absent", "no NVML"), Unread("absent", "no NVML library"), False),
+        provisioned=Unread("absent", "no role has ever finished here"),
     )  # fmt: skip
 
 
@@ -246,6 +250,37 @@ def site(**doctor_limits: Any) -> dict[str, Any]:
     return {"doctor_limits": doctor_limits}
 
 
+def promised(
+    kind: str, *promises: tuple[str, str, str | Unread], variable: str = "", **sections: Any
+) -> Evidence:
+    """node3, on which the role nvidia_driver established these (name, wanted, found)."""
+    listed = [
+        Promise("nvidia_driver", kind, name, wanted, variable, found)
+        for name, wanted, found in promises
+    ]
+    return evidence(changes=on3(provisioned=Provisioned({"nvidia_driver": {}}, listed), **sections))
+
+
+def applied(
+    of_role: Mapping[str, str], wanted: Mapping[str, Any] | None = None, **sections: Any
+) -> Evidence:
+    """node3, to which the role base applied variables, given as JSON texts."""
+    record = Provisioned({"base": dict(of_role)}, [])
+    return evidence(changes=on3(provisioned=record, **sections), wanted=wanted)
+
+
+def versions(loaded: str, installed: str, library: str, **system: Any) -> Evidence:
+    """node3 with these versions of the NVIDIA driver; an empty one is absent."""
+    values = [v or Unread("absent", "is not there") for v in (loaded, installed, library)]
+    return evidence(changes=on3(
+        nvidia_driver=NvidiaDriver(*values), system=replace(HEALTHY.system, **system)
+    ))  # fmt: skip
+
+
+CONTAINED = {"system": replace(HEALTHY.system, virtualization="systemd-nspawn")}
+UNKNOWN_PROMISE = Unread("failed", "dpkg-query: database is locked")
+GONE = Unread("absent", "not installed")
+
 CASES = [
     Case("node.reachable", "healthy", PASS),
     Case("node.reachable", "refused", FAIL, evidence=evidence(errors={"node3": REFUSED}),
@@ -385,6 +420,161 @@ CASES = [
     Case("node.mpi.version", "a single machine", SKIP, Subject(node="node1"),
          evidence(1, changes={"node1": {"mpi": Unread("absent", "no mpirun in the PATH")}})),
     Case("node.mpi.version", "unread", UNKNOWN, evidence=evidence(changes=on3(mpi=PLANTED))),
+    Case("node.limits.memlock", "the role's default", FAIL,
+         evidence=applied({"base_memlock": '"unlimited"'}, limits=LOW),
+         says=("unlimited (as provisioned: base_memlock)",)),
+    Case("node.limits.memlock", "the inventory is above the record", PASS,
+         evidence=applied({"base_memlock": '"unlimited"'}, {"base_memlock": 8388608}, limits=LOW),
+         says=("inventory: base_memlock",)),
+    Case("node.limits.memlock", "a record that is no JSON", UNKNOWN,
+         evidence=applied({"base_memlock": "unlimited"}), says=("is not JSON",)),
+    Case("node.packages.wanted", "as provisioned", PASS, says=("2 packages as provisioned",),
+         evidence=promised("package", ("nvidia-driver", "535.247", "1:535.247.01-1~deb12u1"),
+                           ("nvidia-smi", "", "535.247.01-1"))),
+    Case("node.packages.wanted", "removed", FAIL,
+         evidence=promised("package", ("nvidia-smi", "", GONE)), says=("nvidia-smi is not there",)),
+    Case("node.packages.wanted", "another version", FAIL, on_page=True,
+         evidence=promised("package", ("nvidia-driver", "535.247", "535.261.03-1"),
+                           variable="nvidia_driver_version"),
+         says=("is 535.261.03-1 instead of 535.247", "inventory: nvidia_driver_version",
+               "clusterctl provision --limit node3 --tags nvidia_driver")),
+    Case("node.packages.wanted", "4.10 is not 4.1", FAIL,
+         evidence=promised("package", ("openmpi-bin", "4.1", "4.10-1"))),
+    Case("node.packages.wanted", "many", FAIL, says=("and 3 more",),
+         evidence=promised("package", *((f"package{i}", "", GONE) for i in range(9)))),
+    Case("node.packages.wanted", "one missing, one unread", FAIL,
+         evidence=promised("package", ("a", "", UNKNOWN_PROMISE), ("b", "", GONE))),
+    Case("node.packages.wanted", "unread", UNKNOWN, says=("database is locked",),
+         evidence=promised("package", ("a", "", UNKNOWN_PROMISE))),
+    Case("node.packages.wanted", "a record that others can write", UNKNOWN,
+         evidence=evidence(changes=on3(provisioned=PLANTED))),
+    Case("node.packages.wanted", "never provisioned", SKIP),
+    Case("node.packages.wanted", "nothing of the kind", SKIP, evidence=applied({})),
+    Case("node.packages.held", "held", PASS,
+         evidence=promised("hold", ("nvidia-driver", "held", "held"))),
+    Case("node.packages.held", "lost", FAIL, on_page=True, says=("nvidia-driver is not held",),
+         evidence=promised("hold", ("nvidia-driver", "held", "not held"))),
+    Case("node.packages.held", "unread", UNKNOWN,
+         evidence=promised("hold", ("nvidia-driver", "held", UNKNOWN_PROMISE))),
+    Case("node.packages.held", "never provisioned", SKIP),
+    Case("node.services.wanted", "as provisioned", PASS,
+         evidence=promised("service", ("chrony.service", "enabled active", "enabled active"),
+                           ("nvidia-persistenced.service", "enabled", "enabled inactive"))),
+    Case("node.services.wanted", "stopped", FAIL, on_page=True,
+         evidence=promised("service", ("nvidia-persistenced.service", "enabled active",
+                                       "enabled failed")),
+         says=("nvidia-persistenced.service is enabled failed instead of enabled active",)),
+    Case("node.services.wanted", "disabled", FAIL,
+         evidence=promised("service", ("a.service", "enabled active", "disabled active"))),
+    Case("node.services.wanted", "gone", FAIL,
+         evidence=promised("service", ("a.service", "enabled",
+                                       Unread("absent", "there is no such unit")))),
+    Case("node.services.wanted", "unread", UNKNOWN,
+         evidence=promised("service", ("a.service", "enabled", PLANTED))),
+    Case("node.services.wanted", "never provisioned", SKIP),
+    Case("node.sysctl.wanted", "as provisioned", PASS,
+         evidence=promised("sysctl", ("net.ipv4.tcp_rmem", "4096 87380 16777216",
+                                      "4096\t87380\t16777216"))),
+    Case("node.sysctl.wanted", "another value", FAIL, on_page=True,
+         evidence=promised("sysctl", ("net.core.rmem_max", "16777216", "212992"),
+                           variable="base_sysctl"),
+         says=("net.core.rmem_max is 212992 instead of 16777216", "inventory: base_sysctl")),
+    Case("node.sysctl.wanted", "a container that may not change it", WARN,
+         evidence=promised("sysctl", ("vm.max_map_count", "262144", "65530 (read-only)"),
+                           **CONTAINED),
+         says=("a container may not change", "on node3's host")),
+    Case("node.sysctl.wanted", "a container that may", FAIL,
+         evidence=promised("sysctl", ("vm.max_map_count", "262144", "65530 (read-only)"),
+                           ("net.core.somaxconn", "4096", "128"), **CONTAINED)),
+    Case("node.sysctl.wanted", "a container without it", WARN,
+         evidence=promised("sysctl", ("vm.x", "1", Unread("absent", "no such parameter")),
+                           **CONTAINED)),
+    Case("node.sysctl.wanted", "read-only on a machine", FAIL,
+         evidence=promised("sysctl", ("vm.x", "1", "0 (read-only)"))),
+    Case("node.sysctl.wanted", "unread", UNKNOWN,
+         evidence=promised("sysctl", ("vm.x", "1", PLANTED))),
+    Case("node.sysctl.wanted", "never provisioned", SKIP),
+    Case("node.files.wanted", "as provisioned", PASS,
+         evidence=promised("file", ("/etc/chrony/chrony.conf", "5e1f", "5e1f"))),
+    Case("node.files.wanted", "changed", FAIL, on_page=True,
+         says=("/etc/modprobe.d/nvidia.conf was changed since",),
+         evidence=promised("file", ("/etc/modprobe.d/nvidia.conf", "5e1f", "0000"))),
+    Case("node.files.wanted", "gone", FAIL,
+         evidence=promised("file", ("/etc/x", "5e1f", Unread("absent", "there is no such file")))),
+    Case("node.files.wanted", "unread", UNKNOWN,
+         evidence=promised("file", ("/etc/x", "5e1f", Unread("denied", "permission denied")))),
+    Case("node.files.wanted", "never provisioned", SKIP),
+    Case("node.modules.wanted", "as provisioned", PASS,
+         evidence=promised("module", ("nvidia-current", "535.247.01",
+                                      "6.1.0-28-amd64=535.247.01 6.1.0-30-amd64=535.247.01"),
+                           ("nvidia-peermem", "", "6.1.0-30-amd64=unversioned"))),
+    Case("node.modules.wanted", "a newer kernel without it", FAIL, on_page=True,
+         says=("nvidia-current is missing in 6.1.0-30-amd64",),
+         evidence=promised("module", ("nvidia-current", "535.247.01",
+                                      "6.1.0-28-amd64=535.247.01 6.1.0-30-amd64=none"))),
+    Case("node.modules.wanted", "another version", FAIL,
+         says=("nvidia is 550.54.15 in 6.1.0-30-amd64 instead of 535",),
+         evidence=promised("module", ("nvidia", "535", "6.1.0-30-amd64=550.54.15"))),
+    Case("node.modules.wanted", "no kernel", FAIL,
+         evidence=promised("module", ("nvidia", "535", Unread("absent", "no kernel")))),
+    Case("node.modules.wanted", "unread", UNKNOWN,
+         evidence=promised("module", ("nvidia", "535", PLANTED))),
+    Case("node.modules.wanted", "never provisioned", SKIP),
+    Case("node.modules.options", "as provisioned", PASS,
+         evidence=promised("module_option", ("nvidia NVreg_EnableMSI", "1", "1"),
+                           ("nvidia-drm modeset", "1", "Y"))),
+    Case("node.modules.options", "another", FAIL, on_page=True,
+         evidence=promised("module_option", ("nvidia NVreg_EnableGpuFirmware", "0", "1")),
+         says=("nvidia NVreg_EnableGpuFirmware is 1 instead of 0",)),
+    Case("node.modules.options", "not set", FAIL,
+         evidence=promised("module_option", ("nvidia NVreg_EnableGpuFirmware", "0",
+                                             Unread("absent", "nothing sets it")))),
+    Case("node.modules.options", "unread", UNKNOWN,
+         evidence=promised("module_option", ("nvidia NVreg_EnableGpuFirmware", "0", PLANTED))),
+    Case("node.modules.options", "never provisioned", SKIP),
+    Case("node.provision.current", "the same", PASS, says=("3 variables as applied",),
+         evidence=applied(
+             {"base_nofile": "1048576", "base_manage_hosts": "true", "base_ntp_servers": '["a"]'},
+             {"base_nofile": "1048576", "base_manage_hosts": "yes", "base_ntp_servers": ["a"]})),
+    Case("node.provision.current", "asked for since", FAIL, on_page=True,
+         evidence=applied({"base_nofile": "1048576", "base_memlock": '"unlimited"'},
+                          {"base_nofile": 2097152, "base_memlock": "unlimited"}),
+         says=("base_nofile is 2097152, and base applied 1048576", "--tags base")),
+    Case("node.provision.current", "nothing and the empty text", PASS,
+         evidence=applied({"base_ntp_local_server": '""'}, {"base_ntp_local_server": None})),
+    Case("node.provision.current", "what only a play knows", SKIP,
+         evidence=applied({"base_address": '"198.18.0.3"'}, {"base_address": "{{ x }}"})),
+    Case("node.provision.current", "a secret", SKIP,
+         evidence=applied({"base_key": '"x"'}, {"base_key": object()})),
+    Case("node.provision.current", "defaults alone", SKIP,
+         evidence=applied({"base_nofile": "1048576"})),
+    Case("node.provision.current", "never provisioned", SKIP),
+    Case("node.provision.current", "unread", UNKNOWN,
+         evidence=evidence(changes=on3(provisioned=PLANTED), wanted=LIMITS)),
+    Case("node.gpu.driver", "one version", PASS,
+         evidence=versions("535.247.01", "535.247.01", "535.247.01")),
+    Case("node.gpu.driver", "built, not loaded", PASS,
+         evidence=versions("", "535.247.01", "535.247.01")),
+    Case("node.gpu.driver", "upgraded and not rebooted", FAIL, on_page=True,
+         evidence=versions("535.216.01", "535.247.01", "535.247.01"),
+         says=("loaded module 535.216.01, installed", "drain node3, then reboot")),
+    Case("node.gpu.driver", "libraries upgraded alone", FAIL,
+         evidence=versions("535.216.01", "535.216.01", "535.247.01"),
+         says=("clusterctl provision --limit node3 --tags nvidia_driver",)),
+    Case("node.gpu.driver", "libraries left behind, nothing loaded", FAIL,
+         evidence=versions("", "535.247.01", "535.216.01")),
+    Case("node.gpu.driver", "gone at the next boot", FAIL,
+         evidence=versions("535.247.01", "", "535.247.01"), says=("the next boot comes without",)),
+    Case("node.gpu.driver", "the host's module in a container", PASS,
+         evidence=versions("550.54.15", "", "550.54.15", virtualization="docker")),
+    Case("node.gpu.driver", "a container that builds another", PASS,
+         evidence=versions("550.54.15", "535.247.01", "535.247.01",
+                           virtualization="systemd-nspawn")),
+    Case("node.gpu.driver", "a container with libraries of another", FAIL,
+         evidence=versions("550.54.15", "", "535.247.01", virtualization="docker")),
+    Case("node.gpu.driver", "none", SKIP),
+    Case("node.gpu.driver", "unread", UNKNOWN, evidence=evidence(changes=on3(
+        nvidia_driver=NvidiaDriver("535.247.01", PLANTED, "535.247.01")))),
     Case("node.gpu.count", "healthy", PASS,
          evidence=evidence(changes=gpus(8, 8), wanted={"gpu_count": 8})),
     Case("node.gpu.count", "simulated", PASS, says=("(simulated)",),

@@ -63,7 +63,7 @@ def test_a_finding_says_what_a_person_needs(case: Case) -> None:
 def test_check_is_declared_well(check_id: str) -> None:
     declared = CHECKS[check_id]
     assert re.fullmatch(r"[a-z]+(\.[a-z]+){1,3}", check_id)
-    assert check_id.startswith(f"{declared.scope}.")
+    assert check_id.startswith(f"{declared.scope.value}.")
     assert re.fullmatch(r"[A-Z].*[^.]", declared.title)
     assert declared.severity in (Status.FAIL, Status.WARN)
 

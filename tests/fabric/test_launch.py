@@ -26,7 +26,7 @@ def member():
     system = System("here", "", "", "", "", platform.machine(), version, "", 0.0, "")
 
     def make(mpi=MPI):
-        facts = NodeFacts(**{**empty, "system": system, "mpi": mpi, "wire_version": 1})
+        facts = NodeFacts(**{**empty, "system": system, "mpi": mpi})
         return Member(connection, facts)
 
     yield make

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from clusterctl.checks import cluster, gpu, link, network, node, software
+from clusterctl.checks import cluster, gpu, link, network, node, software, wanted
 from clusterctl.checks.base import (
     LIMITS,
     Check,
@@ -35,7 +35,7 @@ __all__ = [
     "unknown_limits",
 ]
 
-_MODULES = (node, software, gpu, network, link, cluster)
+_MODULES = (node, software, wanted, gpu, network, link, cluster)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +16,8 @@ from clusterctl.findings import NodeError, NodeExam, Outcome, Status, Subject
 T = TypeVar("T")
 
 
-class Scope(enum.StrEnum):
-    """What one cell of a check is about."""
+class Scope(enum.Enum):
+    """What one cell of a check is about; the beginning of its id."""
 
     NODE = "node"
     LINK = "link"
@@ -185,12 +186,33 @@ class NodeView:
     def clock(self) -> ClockOffset:
         """How far the node's clock is from the controller's; ends the check when unknown."""
         _ = self.facts
-        return known(self.exam.clock)
+        return known(self.exam.clock, skip=("unsupported",))
 
     @property
     def wanted(self) -> Mapping[str, Any]:
-        """What the inventory wants of the node."""
-        return self.evidence.wanted.get(self.name, {})
+        """What the node should be: the variables that provision applied, the inventory's over them.
+
+        Ends the check when the node's record of them could not be read.
+        """
+        return {**self._applied, **self.evidence.wanted.get(self.name, {})}
+
+    def source(self, variable: str) -> str:
+        """Say where a wanted value comes from: the site's inventory, or a role's default."""
+        inventory = variable in self.evidence.wanted.get(self.name, {})
+        return f"inventory: {variable}" if inventory else f"as provisioned: {variable}"
+
+    @property
+    def _applied(self) -> dict[str, Any]:
+        provisioned = self.facts.provisioned
+        if isinstance(provisioned, Unread) and provisioned.unread == "absent":
+            return {}
+        texts = {
+            k: v for of_role in known(provisioned).variables.values() for k, v in of_role.items()
+        }
+        try:
+            return {name: json.loads(text) for name, text in texts.items()}
+        except ValueError:
+            raise UnjudgedError(unknown("the node's record of its variables is not JSON")) from None
 
     @property
     def peers(self) -> list[str]:

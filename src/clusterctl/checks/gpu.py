@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from clusterctl.checks.base import (
     NodeView,
     check,
@@ -42,6 +44,46 @@ def gpu_count(node: NodeView) -> Outcome:
         why = "not set" if wanted is None else "0"
         return skip(f"no GPU expected (inventory: gpu_count is {why}) and none found")
     return _missing(node, gpus, expected, seen, limit)
+
+
+@check("node.gpu.driver", "The driver's modules and libraries are of one version", of=NodeView)
+def driver(node: NodeView) -> Outcome:
+    """Compare the loaded module, the one that the next boot loads, and the libraries."""
+    found = known(node.facts.nvidia_driver)
+    values = {
+        "loaded module": found.loaded_version,
+        "installed module": found.installed_version,
+        "libraries": found.library_version,
+    }
+    if node.contained and not isinstance(found.installed_version, Unread):
+        del values["loaded module"]  # the host's, which loads another than is built in here
+    versions = {what: v for what, v in values.items() if not isinstance(v, Unread)}
+    seen = ", ".join(
+        f"{what} {value.why if isinstance(value, Unread) else value}"
+        for what, value in values.items()
+    )
+    limit = "one version"
+    if len(set(versions.values())) > 1:
+        return fail(seen, limit, _reunite(node, versions))
+    for value in values.values():
+        if isinstance(value, Unread) and value.unread != "absent":
+            known(value)
+    if not versions:
+        return skip("no NVIDIA driver here")
+    if "installed module" not in versions and "loaded module" in versions and not node.contained:
+        return fail(f"{seen}: the next boot comes without a driver", limit, _provision(node))
+    return ok(seen, limit)
+
+
+def _reunite(node: NodeView, versions: Mapping[str, str]) -> str:
+    """Say what brings them together: what is installed agrees, or it does not."""
+    if versions.get("installed module") == versions.get("libraries"):
+        return f"drain {node.name}, then reboot it: the new driver is installed and not loaded"
+    return f"{_provision(node)}; then drain and reboot it if the loaded module is another"
+
+
+def _provision(node: NodeView) -> str:
+    return f"clusterctl provision --limit {node.name} --tags nvidia_driver"
 
 
 def _lost(node: NodeView, gpus: Gpus, seen: str, limit: str) -> Outcome:

@@ -33,9 +33,9 @@ def _limit(
 ) -> Outcome:
     """Judge a limit by its effect, and say where on the way to it the wanted value got lost."""
     if variable not in node.wanted:
-        return skip(f"the inventory wants nothing ({variable} is not set)")
+        return skip(f"nothing is wanted ({variable} is not set)")
     wanted = _wanted(node.wanted[variable], variable)
-    limit = f"{_text(wanted, text)} (inventory: {variable})"
+    limit = f"{_text(wanted, text)} ({node.source(variable)})"
     seen = f"{_text(effective, text)} is in effect"
     if _reaches(effective, wanted):
         return ok(seen, limit)
@@ -80,7 +80,7 @@ def _text(value: float, text: Callable[[float], str]) -> str:
 def mpi_version(node: NodeView) -> Outcome:
     """Look for an MPI, and compare its version's beginning with the wanted one."""
     wanted = str(node.wanted.get("mpi_version") or "")
-    limit = f"version {wanted} (inventory: mpi_version)" if wanted else "any MPI"
+    limit = f"version {wanted} ({node.source('mpi_version')})" if wanted else "any MPI"
     mpi = node.facts.mpi
     if isinstance(mpi, Unread) and mpi.unread == "absent":
         if not wanted and not node.peers:

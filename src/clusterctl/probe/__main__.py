@@ -32,6 +32,7 @@ from clusterctl.probe.limits import read_limits
 from clusterctl.probe.mpi import read_mpi
 from clusterctl.probe.network import read_names, read_nics
 from clusterctl.probe.processor import read_cpu, read_memory
+from clusterctl.probe.promises import read_promises
 from clusterctl.probe.reading import Request
 from clusterctl.probe.system import read_system
 from clusterctl.probe.timesync import read_time_sync
@@ -51,6 +52,7 @@ SECTIONS: Mapping[str, Callable[[Request], Any]] = {
     "mpi": read_mpi,
     "nvidia_driver": read_driver,
     "gpus": read_gpus,
+    "provisioned": read_promises,
 }
 """Field of NodeFacts -> what reads it."""
 

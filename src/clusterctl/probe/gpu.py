@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from pathlib import Path
 from typing import Any, Callable
@@ -30,10 +31,11 @@ def read_gpus(request: Request) -> Gpus:
 
 
 def read_driver(request: Request) -> NvidiaDriver:
-    """Read which version of the kernel driver is loaded, and which the next boot would load."""
+    """Read the versions of the loaded module, of the next boot's, and of the libraries."""
     return NvidiaDriver(
         loaded_version=_loaded(request.root),
         installed_version=_installed(request.root),
+        library_version=_library(request.root),
     )
 
 
@@ -176,6 +178,18 @@ def _module_file(root: Path) -> Path | None:
                 if found:
                     return found[0]
     return None
+
+
+def _library(root: Path) -> str | Unread:
+    """Give the version in the name of the file that programs load as the NVML library."""
+    triple = f"{os.uname().machine}-linux-gnu"
+    for folder in (f"usr/lib/{triple}", "usr/lib64", "usr/lib", f"usr/lib/{triple}/nvidia/current"):
+        link = root / folder / NVML_LIBRARY
+        if link.exists():
+            name = link.resolve().name
+            found = re.fullmatch(r"libnvidia-ml\.so\.(\d+\.[\d.]+)", name)
+            return found[1] if found else Unread("unsupported", f"{link} leads to {name}")
+    return Unread("absent", f"no {NVML_LIBRARY} in the system's folders")
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

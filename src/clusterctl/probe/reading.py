@@ -11,7 +11,19 @@ from pathlib import Path
 from clusterctl.probe.isolate import die_with_parent, note
 
 COMMAND_DEADLINE_S = 5.0
-COMMANDS = frozenset({"chronyc", "modinfo", "mpirun", "ntpq", "timedatectl"})
+COMMANDS = frozenset(
+    {
+        "chronyc",
+        "dpkg-query",
+        "modinfo",
+        "modprobe",
+        "mpirun",
+        "ntpq",
+        "rpm",
+        "systemctl",
+        "timedatectl",
+    }
+)
 """Everything that the probe ever runs. All of them only read."""
 
 SYSTEM_PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
