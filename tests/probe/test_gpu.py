@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,39 @@ def test_no_driver(tree: Callable[..., Path]) -> None:
     assert isinstance(found.loaded_version, Unread)
     assert isinstance(found.installed_version, Unread)
     assert (found.loaded_version.unread, found.installed_version.unread) == ("absent", "absent")
+
+
+def library(root: Path) -> str | Unread:
+    return read_driver(Request(root=root)).library_version
+
+
+@pytest.mark.parametrize("folder", [f"usr/lib/{os.uname().machine}-linux-gnu", "usr/lib64"])
+def test_the_libraries(tree: Callable[..., Path], folder: str) -> None:
+    links = {f"{folder}/libnvidia-ml.so.535.247.01": "", f"{folder}/libnvidia-ml.so.550.1": ""}
+    target = "-> libnvidia-ml.so.535.247.01"
+    assert library(tree({**links, f"{folder}/libnvidia-ml.so.1": target})) == "535.247.01"
+
+
+def test_libraries_behind_several_links(tree: Callable[..., Path]) -> None:
+    place = "usr/lib/nvidia"
+    root = tree({
+        "usr/lib64/libnvidia-ml.so.1": "-> ../nvidia/libnvidia-ml.so.1",
+        f"{place}/libnvidia-ml.so.535.1": "",
+    })  # fmt: skip
+    (root / "usr/nvidia").symlink_to("lib/nvidia")
+    (root / place / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.535.1")
+    assert library(root) == "535.1"
+
+
+@pytest.mark.parametrize(
+    ("files", "why"), [({}, "absent"), ({"libnvidia-ml.so.1": ""}, "unsupported")]
+)
+def test_libraries_without_a_version(
+    tree: Callable[..., Path], files: dict[str, str], why: str
+) -> None:
+    found = library(tree({**KERNEL, **{f"usr/lib64/{k}": v for k, v in files.items()}}))
+    assert isinstance(found, Unread)
+    assert found.unread == why
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def _unit(block: str) -> str | Unread:
 def _kernel_parameter(folder: Path, name: str) -> str | Unread:
     # sysctl(8): the first separator decides what stands for a slash, the other is part of names.
     dots = re.match(r"[^./]*\.", name) is not None
-    path = folder / (name.translate(str.maketrans("./", "/.")) if dots else name)
+    path = folder / (name.translate(str.maketrans("./", "/.")) if dots else name).lstrip("/")
     if ".." in path.parts:
         return Unread("failed", f"{name[:80]!r} is not a parameter")
     try:
