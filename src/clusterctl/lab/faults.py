@@ -149,6 +149,46 @@ def clock_skew(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
     node.run_inside(spec, target, ["sh", "-ec", f"touch /etc/environment; {script}"])
 
 
+@fault("package-removed", caught_by="node.packages.wanted")
+def package_removed(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """Chrony, which provision installed, was removed."""
+    if value is not None:
+        node.run_inside(spec, target, ["dpkg", "--force-depends", "--remove", "chrony"])
+        return
+    install = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet"]
+    options = ["-o", "DPkg::Lock::Timeout=60", "-o", "Dpkg::Options::=--force-confold"]
+    node.run_inside(spec, target, [*install, "--no-install-recommends", *options, "chrony"])
+
+
+@fault("service-stopped", caught_by="node.services.wanted")
+def service_stopped(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """Chrony is stopped, and does not start at the next boot."""
+    verb = "enable" if value is None else "disable"
+    node.run_inside(spec, target, ["systemctl", "--quiet", "--now", verb, "chrony.service"])
+
+
+EDIT = "# edited by hand"
+
+
+@fault("file-edited", caught_by="node.files.wanted")
+def file_edited(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """Somebody added a line to a file that provision wrote."""
+    script = f"f=/etc/security/limits.d/90-clusterctl.conf; sed -i '/^{EDIT}$/d' $f"
+    if value is not None:
+        script += f"; echo '{EDIT}' >> $f"
+    node.run_inside(spec, target, ["sh", "-ec", script])
+
+
+@fault("provisioned-otherwise", caught_by="node.provision.current")
+def provisioned_otherwise(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """Its record says that base was applied with another base_nofile than the inventory's."""
+    before, after = ('"base_nofile": 7', '"base_nofile": ')
+    if value is not None:
+        before, after = after, before
+    script = f"s/{before}/{after}/"
+    node.run_inside(spec, target, ["sed", "-i", script, "/etc/clusterctl/provisioned/base.json"])
+
+
 def parse(text: str) -> tuple[Fault, str]:
     """Read ``FAULT`` or ``FAULT=VALUE``."""
     name, given, value = text.partition("=")

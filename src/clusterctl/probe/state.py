@@ -27,7 +27,7 @@ def packages(request: Request, names: Sequence[str]) -> Found:
     """Give the installed version of each package, of dpkg or rpm."""
     if dpkg := find_command("dpkg-query"):
         return {
-            name: version if status == "installed" else Unread("absent", f"{name} is {status}")
+            name: version if status == "installed" else Unread("absent", status)
             for name, version, status, _want in _dpkg(request, dpkg, names)
         }
     if rpm := find_command("rpm"):
@@ -139,7 +139,7 @@ def _rpm(request: Request, rpm: str, names: Sequence[str]) -> Found:
     form = "%{NAME}|%{EPOCH}:%{VERSION}-%{RELEASE}\n"
     root = f"--root={request.root}"
     output = command(rpm, root, "--query", f"--queryformat={form}", "--", *_safe(names))
-    found: Found = {name: Unread("absent", f"{name} is not installed") for name in names}
+    found: Found = {name: Unread("absent", "not installed") for name in names}
     for line in output.stdout.splitlines():
         name, separator, version = line.partition("|")
         if separator and name in found:
