@@ -57,6 +57,12 @@ class Process(Protocol):
         ``protocol`` (the line is longer than the limit).
         """
 
+    def read(self, timeout_s: float) -> bytes:
+        """Give the next bytes of its output, as they come; empty: it has ended.
+
+        Raises :class:`NodeFailure`: ``timeout``.
+        """
+
     def wait(self, timeout_s: float) -> int:
         """Drop its further output and give its exit status; negative: a signal ended it."""
 

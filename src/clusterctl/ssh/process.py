@@ -93,6 +93,15 @@ class PipedProcess:
                 raise self._lost()
             self._pump_until(deadline, timeout_s)
 
+    def read(self, timeout_s: float) -> bytes:
+        """Give the next bytes of output, as they come; empty: it has ended."""
+        deadline = time.monotonic() + timeout_s
+        while not self._out and not self._ended:
+            self._pump_until(deadline, timeout_s)
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
     def wait(self, timeout_s: float) -> int:
         """Drop the rest of the output and give the exit status; negative: a signal."""
         deadline = time.monotonic() + timeout_s
