@@ -150,7 +150,8 @@ def test_check_on_bare_nodes_says_what_would_change_and_changes_nothing(
     said = provision.run("--check", "--diff")
     assert "node1  base  would change: Install chrony" in said
     assert "+root - memlock unlimited" in said
-    assert "Would change on node[1-3]:" in said
+    assert "Would change on node[1-3], base:\n" in said
+    assert "No node would reboot." in said
     assert "changes would be made to 3 nodes." in said
     after = on("node1", "cat /etc/hosts; dpkg-query -W | md5sum; ls /etc/security/limits.d")
     assert before == after
@@ -167,7 +168,7 @@ def test_interrupted_it_leaves_nothing_and_says_who_was_where(
     process.send_signal(number)
     out, _err = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "in the middle of: base: Install chrony" in out
+    assert "in the middle of: base: " in out
     record = provision.record()
     assert record["state"] == "interrupted"
     assert not Path(record["scratch"]).exists()
@@ -187,7 +188,8 @@ def test_what_an_interrupted_run_left_half_done_is_finished(provision: Provision
         " && dpkg-deb --build /tmp/half /tmp/half.deb && dpkg --unpack /tmp/half.deb",
     )
     assert "half" in on("node1", "dpkg --audit")
-    said = provision.run()
+    said = provision.run("--resume")
+    assert "  node[1-3]  base, " in said
     assert "Repair half-configured packages" in said
     assert "3 nodes provisioned: " in said
     assert on("node1", "dpkg --audit") == ""
@@ -331,26 +333,32 @@ def test_a_vault_is_opened_with_the_password_asked_for(
     assert PASSWORD not in provision.events()
 
 
-def test_after_sigkill_the_next_run_cleans_up(provision: Provisioner) -> None:
+def test_after_sigkill_resume_cleans_up_and_goes_on(provision: Provisioner) -> None:
+    on("node2", "apt-get purge -qq -y chrony")  # so that installing it takes its time
     process = provision.start()
-    provision.wait_until(process, "Look for packages")
+    provision.wait_until(process, "Install chrony")
     killed = provision.record()
+    refused = provision.run(exit_code=2)
+    assert f"process {process.pid}, since {killed['started_at']}, run {killed['id']}" in refused
     # The child as well, which would else notice and clean up by itself.
     for child in psutil.Process(process.pid).children():
         child.kill()
     process.kill()
     process.communicate()
     assert _left_behind(killed) != []
-    provision.run("--limit", "node1")
+    said = provision.run("--resume")
+    assert f"Going on with run {killed['id']} (killed, " in said
     assert _left_behind(killed) == []
     assert not Path(killed["scratch"]).exists()
     record = json.loads((provision.folder().parent / killed["id"] / "run.json").read_text())
     assert record["state"] == "killed"
+    assert record["nodes"]["node2"]["roles_done"] == []
+    assert "chrony" in provision.record()["nodes"]["node2"]["versions"]
 
 
 def test_a_killed_command_line_takes_its_run_along(provision: Provisioner) -> None:
     process = provision.start()
-    provision.wait_until(process, "Look for packages")
+    provision.wait_until(process, "Read which packages are installed")
     killed = provision.record()
     process.kill()
     process.communicate()

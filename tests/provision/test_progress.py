@@ -238,6 +238,7 @@ def test_versions_are_those_that_the_roles_promise(versions: Any) -> None:
     progress = Progress(["node1"])
     progress.take(_result("runner_on_ok", "promise", versions={"openmpi-bin": "4.1.4"}))
     progress.take(_result("runner_on_ok", "promise", versions=versions))
+    progress.take(_result("runner_on_ok", "installed", versions={"openmpi-bin": "older"}))
     found = progress.nodes["node1"].versions
     assert found == {"openmpi-bin": "4.1.4"} | (versions if isinstance(versions, dict) else {})
 

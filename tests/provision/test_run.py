@@ -175,7 +175,7 @@ def test_history_and_show_tell_what_changed_over_the_runs(fleet: Fleet) -> None:
     assert full["run_before"] == first
     assert full["nodes"]["node2"]["versions"] == {"sl": "6.0"}
     assert full["wanted_changes"] == {"nofile: not set -> 5": ["node2", "node3"]}
-    assert full["slowest"][0]["duration_s"] > 0
+    assert all(each["duration_s"] > 0 for each in full["durations"])
     assert "2 runs begin with 2" in fleet.cli("show", "2", exit_code=2)
     assert "there is no run 1999" in fleet.cli("show", "1999", exit_code=2)
 
@@ -280,7 +280,7 @@ def test_a_killed_run_is_gone_on_with(fleet: Fleet) -> None:
 def test_a_vaulted_value_shows_nowhere(fleet: Fleet, tmp_path: Path) -> None:
     secret = "Planted-Secret-4711"
     (tmp_path / "vault").write_text("open sesame")
-    encrypt = ["encrypt_string", "--vault-password-file", tmp_path / "vault", "-n", "password"]
+    encrypt = ["encrypt_string", "--vault-password-file", tmp_path / "vault", "-n", "licence"]
     vaulted = subprocess.run(
         [Path(sys.executable).with_name("ansible-vault"), *encrypt, secret],
         capture_output=True,
@@ -303,6 +303,7 @@ def test_a_vaulted_value_shows_nowhere(fleet: Fleet, tmp_path: Path) -> None:
     assert any("options.json" in text for text in shown)  # it did look while the run went on
     kept = [path.read_text() for path in fleet.last().iterdir()]
     assert '"task": "Keep a secret"' in "".join(kept)
+    assert r"***\na dull message" in "".join(kept)
     for text in [out, err, *kept, *shown, fleet.cli("show"), fleet.cli("show", "--json")]:
         assert secret not in text
 

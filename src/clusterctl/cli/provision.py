@@ -17,6 +17,7 @@ from rich.console import Console
 from clusterctl import inventory
 from clusterctl.cli.options import inventory_option
 from clusterctl.cli.provision_history import history, real_inventory, show
+from clusterctl.cli.provision_mirror import mirror
 from clusterctl.errors import UserError
 from clusterctl.findings import ExitCode
 from clusterctl.inventory import Secret
@@ -25,6 +26,7 @@ from clusterctl.provision import resume as resuming
 from clusterctl.provision.past_view import tell_rest
 from clusterctl.provision.playbooks import last_play, playbooks_folder, roles
 from clusterctl.provision.progress import Failure, Progress
+from clusterctl.provision.redaction import Redaction
 from clusterctl.provision.run import Request, Run
 from clusterctl.provision.secret_file import in_memory
 from clusterctl.provision.summary import count
@@ -135,6 +137,7 @@ def provision(
 
 
 provision.add_command(history)
+provision.add_command(mirror)
 provision.add_command(show)
 
 
@@ -181,13 +184,11 @@ def _exclusively(request: Request, *, resume: bool) -> ExitCode:
         kept = record.Record(request, scratch, asked, rest.run.id if rest else None)
         if sign:
             sign(kept.holder)
-        return _provision(request, Progress(asked, last_play(request.playbook)), kept, scratch)
+        run = Run(request, kept.id, scratch, kept.log, Redaction(nodes))
+        return _provision(run, request, Progress(asked, last_play(request.playbook)), kept)
 
 
-def _provision(
-    request: Request, progress: Progress, kept: record.Record, scratch: Path
-) -> ExitCode:
-    run = Run(request, kept.id, scratch, kept.log)
+def _provision(run: Run, request: Request, progress: Progress, kept: record.Record) -> ExitCode:
     with _stopped_by_signals(run) as signals:
         try:
             _follow(run, progress, kept, request)

@@ -65,7 +65,7 @@ def full(run: PastRun) -> dict[str, Any]:
         "run_before": earlier[-1].id if earlier else None,
         "versions_on_nodes": [asdict(version) for version in _versions(run, earlier)],
         "wanted_changes": _wanted_changes(run, earlier),
-        "slowest": [asdict(timing) for timing in _slowest(progress)],
+        "durations": [asdict(timing) for timing in progress.timings],
     }
 
 

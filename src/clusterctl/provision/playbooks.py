@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import yaml
@@ -28,7 +27,5 @@ def last_play(playbook: Path) -> str:
 
 def roles() -> list[str]:
     """Name the roles, each of which is a tag as well, in the order that they run in."""
-    text = (playbooks_folder() / "provision.yml").read_text()
-    order = re.findall(r"^\s*(?:- )?(?:role|name): (\w+)$", text, re.MULTILINE)
-    folders = {path.name for path in (playbooks_folder() / "roles").iterdir()}
-    return [*dict.fromkeys(name for name in order if name in folders)]
+    plays = yaml.safe_load((playbooks_folder() / "provision.yml").read_text())
+    return [role["role"] for play in plays for role in play.get("roles", ())]

@@ -282,7 +282,8 @@ def _succeed(node: NodeProgress, role: str, task: str, data: Mapping[str, Any]) 
     result, action = data.get("res") or {}, _action(data)
     changed = bool(result.get("changed"))
     node.result(role, action, changed=changed)
-    node.versions.update(results.versions(result))
+    if action == "promise":
+        node.versions.update(results.versions(result))
     if not changed:
         if action == "debug":
             notes = (Note(role, text) for text in results.messages(result))

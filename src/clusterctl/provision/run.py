@@ -16,6 +16,7 @@ from ansible.config.manager import find_ini_config_file
 
 from clusterctl.inventory import Secret
 from clusterctl.provision.cleanup import MARKER, sweep
+from clusterctl.provision.redaction import Redaction
 
 _FORKS_MAX = 100
 _TASK_LIMIT_S = 3600
@@ -84,7 +85,10 @@ class Request:
 class Run:
     """A running playbook. Iterate over :meth:`events`; then ``return_code`` is Ansible's."""
 
-    def __init__(self, request: Request, run_id: str, scratch: Path, log: Path) -> None:
+    def __init__(
+        self, request: Request, run_id: str, scratch: Path, log: Path, redact: Redaction
+    ) -> None:
+        self._redact = redact
         self.return_code: int | None = None
         self._id, self._scratch = run_id, scratch
         self._stop_file = scratch / "stop"
@@ -117,7 +121,7 @@ class Run:
     def events(self) -> Iterator[dict[str, Any]]:
         """Give Ansible's events as they come, until the run has ended or was stopped."""
         for line in _pipe(self._process.stdout):
-            event: dict[str, Any] = json.loads(line)
+            event: dict[str, Any] = json.loads(self._redact(line))
             if event["event"] == "ended":
                 self.return_code = event["rc"]
             else:
