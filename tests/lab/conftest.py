@@ -3,11 +3,16 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+
+# Under --import-mode=importlib nothing is put on the path, and slurm.py is shared.
+sys.path.insert(0, str(Path(__file__).parent))
 
 CLUSTERCTL = str(Path(sys.executable).with_name("clusterctl"))
 
@@ -37,6 +42,23 @@ class Lab:
         argv = [CLUSTERCTL, "lab", *verb.split(), "--name", self.name, *rest]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=400)
 
+    def provision(self, *arguments: str, inventory: Path | None = None, exit_code: int = 0) -> str:
+        """Run ``clusterctl provision`` and give what it printed, standard error first."""
+        verb = [*arguments[:1], "-i"] if arguments[:1] == ("mirror",) else ["-i"]
+        rest = arguments[len(verb) - 1 :]
+        argv = [CLUSTERCTL, "provision", *verb, str(inventory or self.inventory), *rest]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=560)
+        assert done.returncode == exit_code, done.stderr + done.stdout
+        return done.stderr + done.stdout
+
+    def edited(self, folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
+        """Give a copy of its inventory, in ``folder``, with the group ``all`` edited."""
+        content = yaml.safe_load(self.inventory.read_text())
+        edit(content["all"])
+        path = folder / "hosts.yml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
     def run(self, node: str, command: str, *, check: bool = True) -> str:
         """Run a shell command as the ordinary user, over SSH."""
         return self.cli("shell", node, command, check=check)
@@ -50,6 +72,23 @@ class Lab:
         header, *rows = self.cli("status").splitlines()
         begin, end = header.index("STATE"), header.index("NIC")
         return {row.split()[0]: row[begin:end].strip() for row in rows}
+
+
+@pytest.fixture(scope="module")
+def own_lab() -> Iterator[Callable[..., Lab]]:
+    """Start labs of a module's own, whose nodes are bare: name, then options of ``lab up``."""
+    labs = []
+
+    def start(name: str, *options: str) -> Lab:
+        lab = Lab(name)
+        lab.cli("down")  # what a killed run of the tests left would not be bare
+        labs.append(lab)
+        lab.cli("up", *options)
+        return lab
+
+    yield start
+    for lab in labs:
+        lab.cli("down")
 
 
 @pytest.fixture(scope="session")
