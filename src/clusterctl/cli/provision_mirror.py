@@ -50,5 +50,5 @@ def _tell(made: Mirror, folder: Path) -> None:
     console.print(
         f"\nServe {folder} with any web server, or copy it to the nodes. In the inventory:\n"
         "  mirror_url: http://SERVER/PATH    # or file:///PATH where it is on every node\n"
-        f"  mirror_key: {made.fingerprint}" + "\n  mirror_of: vendor" * vendor
+        f'  mirror_key: "{made.fingerprint}"' + "\n  mirror_of: vendor" * vendor
     )
