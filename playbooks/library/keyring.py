@@ -28,7 +28,9 @@ options:
     type: str
     default: ""
   url:
-    description: Where to fetch it, if it is not given and not there yet.
+    description:
+      - Where to fetch it, if it is not given, and not there yet with all fingerprints.
+      - Where two are accepted, a vendor is changing its key, and the other may be there by now.
     type: str
     default: ""
   fingerprints:
@@ -41,16 +43,37 @@ options:
 PUBLIC_KEY, KEY_LIMIT_BYTES = 6, 1 << 20
 
 
-def fingerprints(armored: bytes) -> list[str]:
+def fingerprints(key: bytes) -> list[str]:
     """Give the fingerprints of the primary keys in an armored or binary keyring."""
     found = []
-    for tag, body in packets(dearmored(armored)):
+    for tag, body in packets(dearmored(key)):
         if tag == PUBLIC_KEY:
             if body[:1] != b"\x04":
                 raise ValueError(f"a key of version {body[0]}, not 4")
             packet = b"\x99" + len(body).to_bytes(2, "big") + body
             found.append(hashlib.sha1(packet, usedforsecurity=False).hexdigest().upper())
     return found
+
+
+def armored(data: bytes) -> bytes:
+    """Give the ASCII form of a keyring (RFC 4880, section 6), which apt and rpm both read."""
+    if data.lstrip().startswith(b"-----BEGIN PGP"):
+        return data
+    body = base64.encodebytes(data)
+    checksum = base64.b64encode(_crc24(data).to_bytes(3, "big"))
+    begin, end = b"-----BEGIN PGP PUBLIC KEY BLOCK-----", b"-----END PGP PUBLIC KEY BLOCK-----"
+    return b"\n".join([begin, b"", body.rstrip(), b"=" + checksum, end, b""])
+
+
+def _crc24(data: bytes) -> int:
+    crc = 0xB704CE
+    for octet in data:
+        crc ^= octet << 16
+        for _ in range(8):
+            crc <<= 1
+            if crc & 0x1000000:
+                crc ^= 0x1864CFB
+    return crc & 0xFFFFFF
 
 
 def dearmored(data: bytes) -> bytes:
@@ -107,8 +130,21 @@ def strangers(key: bytes, accepted: list[str]) -> list[str]:
     found = fingerprints(key)
     if not found:
         raise ValueError("no public key in it")
-    known = {fingerprint.replace(" ", "").upper() for fingerprint in accepted}
+    known = normalized(accepted)
     return [fingerprint for fingerprint in found if fingerprint not in known]
+
+
+def normalized(accepted: list[str]) -> set[str]:
+    """Give fingerprints as they are computed, whatever way they were written."""
+    return {fingerprint.replace(" ", "").upper() for fingerprint in accepted}
+
+
+def complete(key: bytes, accepted: list[str]) -> bool:
+    """Whether a key is on the node already, with every fingerprint that is accepted."""
+    try:
+        return set(fingerprints(key)) == normalized(accepted)
+    except (ValueError, IndexError):
+        return False
 
 
 def main() -> None:
@@ -124,23 +160,25 @@ def main() -> None:
     )
     params = module.params
     path = Path(params["path"])
+    accepted = params["fingerprints"]
     before = path.read_bytes() if path.exists() else b""
-    if before and not params["key"] and _known(before, params["fingerprints"]):
+    if not params["key"] and complete(before, accepted):
         module.exit_json(changed=False)
     if module.check_mode and not params["key"]:
-        module.exit_json(changed=True)
+        module.exit_json(changed=not before)
     try:
-        key = params["key"].encode() or open_url(params["url"], timeout=30).read(KEY_LIMIT_BYTES)
-        unknown = strangers(key, params["fingerprints"])
+        key = armored(params["key"].encode() or _fetched(params["url"], before))
+        unknown = strangers(key, accepted)
     except (OSError, ValueError, IndexError) as error:
         module.fail_json(msg=f"the key {params['url'] or 'given'} cannot be used: {error}")
     if unknown:
         module.fail_json(
             msg=f"the key {params['url'] or 'given'} is {', '.join(unknown)}, and accepted are "
-            f"{', '.join(params['fingerprints'])}: nothing was installed from there. Find out "
-            "from the vendor whether the key was changed."
+            f"{', '.join(accepted) or 'none'}: nothing was installed from there. Find out from its "
+            "owner whether the key was changed, and list its fingerprint if so."
         )
     if key != before and not module.check_mode:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         aside = path.with_suffix(".new")
         aside.write_bytes(key)
         aside.chmod(0o644)
@@ -148,11 +186,14 @@ def main() -> None:
     module.exit_json(changed=key != before)
 
 
-def _known(key: bytes, accepted: list[str]) -> bool:
+def _fetched(url: str, before: bytes) -> bytes:
     try:
-        return not strangers(key, accepted)
-    except (ValueError, IndexError):
-        return False
+        return open_url(url, timeout=30).read(KEY_LIMIT_BYTES)
+    except OSError:
+        # What is there goes on to work until the other one is needed.
+        if before:
+            return before
+        raise
 
 
 if __name__ == "__main__":
