@@ -79,6 +79,14 @@ NVSWITCH_CLASS = "0x0680"
 HCA_CLASSES = ("0x0200", "0x0207")
 """PCI classes after the PCI ID repository: Ethernet and InfiniBand controllers, bridges (other)."""
 
+FIRST_WITH_OPEN_MODULES = 0x1E00
+"""Device id of the first Turing. NVIDIA's ids grow with the generations: GV100, the last Volta, is
+0x1d81 and more (PCI ID repository)."""
+FIRST_WITHOUT_PROPRIETARY = 0x2900
+GRACE_HOPPER = (0x2342, 0x2348)
+"""Device ids of the first Blackwell (GB100) and of GH200. Which modules drive what: NVIDIA Driver
+Installation Guide, "Kernel Modules"."""
+
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
 
 
@@ -139,6 +147,18 @@ class Node:
             for device in self.root.glob("sys/bus/pci/devices/*")
         )
 
+    def gpu_flavours(self) -> list[str]:
+        """Give the kinds of kernel modules that drive every GPU here."""
+        ids = [
+            int(self.text(f"{device}/device"), 16)
+            for device in self.root.glob("sys/bus/pci/devices/*")
+            if self.text(f"{device}/vendor") == NVIDIA
+            and self.text(f"{device}/class").startswith(GPU_CLASSES)
+        ]
+        new = [each >= FIRST_WITHOUT_PROPRIETARY or each in GRACE_HOPPER for each in ids]
+        old = [each < FIRST_WITH_OPEN_MODULES for each in ids]
+        return ([] if any(old) else ["open"]) + ([] if any(new) else ["proprietary"])
+
     def container(self) -> str:
         """Name the kind of container that this is; empty for a machine, real or virtual."""
         environment = self.text("proc/1/environ").split("\0")
@@ -184,6 +204,7 @@ class Node:
         """Give what is on the node."""
         return {
             "gpus": self.pci(NVIDIA, GPU_CLASSES),
+            "gpu_flavours": self.gpu_flavours(),
             "nvswitches": self.pci(NVIDIA, (NVSWITCH_CLASS,)),
             "hcas": self.pci(MELLANOX, HCA_CLASSES),
             "infiniband": len(list(self.root.glob("sys/class/infiniband/*"))),
