@@ -171,15 +171,18 @@ def test_message_is_the_most_telling_part(result: dict[str, Any], message: str) 
     assert progress.failures[0].message == message
 
 
-def test_a_diff_is_told_for_a_changed_text_only() -> None:
+def test_a_diff_is_kept_for_a_changed_text_only() -> None:
     progress = Progress(["node1"])
     diff = [{"before": "a\n", "after": "b\n", "before_header": "/etc/x"}]
-    assert progress.take(_result("runner_on_ok", changed=False, diff=diff)) == []
-    (told,) = progress.take(_result("runner_on_ok", changed=True, diff=diff))
-    assert isinstance(told, Diff)
-    assert told.text.splitlines() == ["--- /etc/x", "+++ /etc/x", "@@ -1 +1 @@", "-a", "+b"]
     attributes = {"before": {"mode": "0600"}, "after": {"mode": "0644"}}
-    assert progress.take(_result("runner_on_ok", changed=True, diff=attributes)) == []
+    _take(
+        progress,
+        _result("runner_on_ok", changed=False, diff=diff),
+        _result("runner_on_ok", changed=True, diff=attributes),
+        _result("runner_on_ok", changed=True, diff=diff),
+    )
+    text = "--- /etc/x\n+++ /etc/x\n@@ -1 +1 @@\n-a\n+b"
+    assert progress.diffs == {Diff("", "Do it", text): ["node1"]}
 
 
 def test_what_ansible_says_outside_of_tasks_is_kept_without_colours() -> None:

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from clusterctl.provision import summary, view
-from clusterctl.provision.progress import Change, Note, Progress
+from clusterctl.provision.progress import Change, Diff, Note, Progress
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def progress() -> Progress:
     return progress
 
 
-def _summary(progress: Progress, *, check: bool = False) -> str:
+def _summary(progress: Progress, *, check: bool = False, diff: bool = False) -> str:
     console = Console(file=io.StringIO(), width=100)
-    summary.summarize(progress, console, check=check)
+    summary.summarize(progress, console, check=check, diff=diff)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -90,6 +90,15 @@ def test_notes_are_told_once_with_all_nodes_that_they_are_about() -> None:
     for node in progress.nodes.values():
         node.notes.append(Note("dcgm", "Debian has no package of it"))
     assert "Notes:\n  node[1-2]  dcgm: Debian has no package of it\n" in _summary(progress)
+
+
+def test_a_diff_is_told_once_with_all_its_nodes_and_only_when_asked_for() -> None:
+    progress = Progress(["node1", "node2"])
+    line = "+" + "long " * 40
+    progress.diffs[Diff("base", "Configure chrony", line)] = ["node1", "node2"]
+    assert "long" not in _summary(progress)
+    said = _summary(progress, diff=True)
+    assert said.startswith(f"node[1-2]  base: Configure chrony\n{line}\n")
 
 
 def test_nodes_that_did_not_finish_are_not_among_the_failed(progress: Progress) -> None:

@@ -197,7 +197,7 @@ def _provision(run: Run, request: Request, progress: Progress, kept: record.Reco
     code = _exit_code(run, progress, signals, kept.log)
     state = "interrupted" if signals else "done" if code is ExitCode.OK else "failed"
     kept.close(progress, state, code)
-    _conclude(progress, kept.folder, code, check=request.check, interrupted=bool(signals))
+    _conclude(progress, kept.folder, code, request, interrupted=bool(signals))
     return code
 
 
@@ -229,7 +229,7 @@ def _exit_code(run: Run, progress: Progress, signals: list[int], log: Path) -> E
 
 
 def _conclude(
-    progress: Progress, folder: Path, code: ExitCode, *, check: bool, interrupted: bool
+    progress: Progress, folder: Path, code: ExitCode, request: Request, *, interrupted: bool
 ) -> None:
     console = Console(highlight=False)
     if interrupted:
@@ -240,8 +240,8 @@ def _conclude(
             f"what it did is in {folder}",
         )
     else:
-        summary.summarize(progress, console, check=check)
-    if code is ExitCode.FAILED and not check:
+        summary.summarize(progress, console, check=request.check, diff=request.diff)
+    if code is ExitCode.FAILED and not request.check:
         console.print("When the cause is mended, go on with --resume.")
     if code is not ExitCode.OK:
         console.print(f"Record of this run: {folder}", markup=False, soft_wrap=True)

@@ -87,14 +87,14 @@ class Rebooted:
 
 @dataclass(frozen=True)
 class Diff:
-    """News: what a task changes in a file, as a unified diff."""
+    """What a task changes in files, as a unified diff."""
 
-    node: str
+    role: str
     task: str
     text: str
 
 
-News = RoleDone | Rebooted | Diff | Failure
+News = RoleDone | Rebooted | Failure
 
 
 @dataclass
@@ -176,6 +176,8 @@ class Progress:
         self.messages: list[str] = []
         """What Ansible said outside of any task: why it cannot read a file, for instance."""
         self.timings: list[Timing] = []
+        self.diffs: dict[Diff, list[str]] = {}
+        """Each diff, and the nodes that it is on."""
         self.play = ""
         """The play under way; its name is that of all its batches."""
         self.finished = False
@@ -234,6 +236,8 @@ class Progress:
         if start and end:
             self.timings.append(Timing(node.name, role, task, (end - start).total_seconds()))
         if kind == "runner_on_ok":
+            if diff := results.diff_text(data.get("res") or {}):
+                self.diffs.setdefault(Diff(role, task, diff), []).append(node.name)
             return _succeed(node, role, task, data)
         if data.get("ignore_errors") and kind == "runner_on_failed":
             return []
@@ -294,8 +298,7 @@ def _succeed(node: NodeProgress, role: str, task: str, data: Mapping[str, Any]) 
     node.changes.append(Change(role, task, detail, at=str(data.get("end") or "")))
     if task == REBOOT_TASK:
         return [Rebooted(node.name, detail)]
-    diff = results.diff_text(result)
-    return [Diff(node.name, task, diff)] if diff else []
+    return []
 
 
 def _fail(

@@ -59,7 +59,9 @@ def versions(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def diff_text(result: Mapping[str, Any]) -> str:
-    """Give what a changed result says of a file's text; Ansible adds it on ``--diff`` only."""
+    """Give what a changed result says of a file's text."""
+    if not result.get("changed"):
+        return ""
     path = str((result.get("invocation") or {}).get("dest") or result.get("dest") or "")
     found = result.get("diff") or []
     pieces = [piece for piece in (found if isinstance(found, list) else [found]) if piece]

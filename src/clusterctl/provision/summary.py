@@ -17,8 +17,10 @@ _FOLD_FROM_NODES = 17
 """From this many nodes on, there is one row for all nodes that fared alike."""
 
 
-def summarize(progress: Progress, console: Console, *, check: bool) -> None:
+def summarize(progress: Progress, console: Console, *, check: bool, diff: bool = False) -> None:
     """Show failures first, in full, then a table of all nodes, what changed, and one sentence."""
+    if diff:
+        _print_diffs(progress, console)
     print_failures(progress, console)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     table.add_column("node", overflow="fold")
@@ -124,6 +126,18 @@ def with_detail(change: Change) -> str:
 def count(number: int, noun: str) -> str:
     """Give ``1 node`` or ``2 nodes``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_diffs(progress: Progress, console: Console) -> None:
+    for diff, names in progress.diffs.items():
+        head = Text.assemble((fold(names), "bold"), f"  {where(diff.role, diff.task)}")
+        console.print(head, soft_wrap=True)
+        for line in diff.text.splitlines():
+            console.print(Text(line, style=_DIFF_STYLES.get(line[:1], "")), soft_wrap=True)
+        console.print()
+
+
+_DIFF_STYLES = {"+": "green", "-": "red", "@": "dim"}
 
 
 def _print_failure(console: Console, failures: list[Failure]) -> None:

@@ -11,12 +11,10 @@ from typing import Protocol
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 from clusterctl.provision.progress import (
-    Diff,
     Failure,
     News,
     NodeProgress,
@@ -56,9 +54,6 @@ class Lines:
 
     def tell(self, news: News) -> None:
         """Print it."""
-        if isinstance(news, Diff):
-            _print_diff(self._console, news)
-            return
         if isinstance(news, RoleDone) and news.skipped:
             return
         seconds = time.monotonic() - self._started
@@ -75,9 +70,7 @@ class _Board:
         self._spinners: dict[str, Spinner] = defaultdict(lambda: Spinner("dots", style="cyan"))
 
     def tell(self, news: News) -> None:
-        """Print a diff above the view; the view itself shows the rest."""
-        if isinstance(news, Diff):
-            _print_diff(self._console, news)
+        """Leave it to the view, which shows the state of every node."""
 
     def render(self) -> RenderableType:
         """Give the view as it is at this moment, no higher than the terminal."""
@@ -120,11 +113,6 @@ class _Board:
         if node.play != self._progress.play:
             return "", name, role, changes, Text("waits for its turn", style="dim")
         return Text("·", style="green"), name, role, changes, Text("")
-
-
-def _print_diff(console: Console, diff: Diff) -> None:
-    console.print(Text(f"{diff.node}: {diff.task}", style="bold"))
-    console.print(Syntax(diff.text, "diff", theme="ansi_dark", background_color="default"))
 
 
 def _headline(news: RoleDone | Rebooted | Failure, *, check: bool) -> str:
