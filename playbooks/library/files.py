@@ -81,6 +81,7 @@ def _put(module: AnsibleModule, path: Path, content: str, mode: int) -> None:
         file.write(content)
     # Atomically, and with the context that SELinux wants there.
     module.atomic_move(aside, str(path))
+    path.chmod(mode)  # a new file gets what the umask leaves
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What travels to a node, and starting a module from it there.
+"""Starting a module on a node, from a bundle of files that travels there.
 
 Nothing is installed: the files lie in a cache folder that is named by their content. The talk
 with bootstrap.py, one JSON object a line, each of the node's lines after the nonce of this run::
@@ -14,23 +14,19 @@ with bootstrap.py, one JSON object a line, each of the node's lines after the no
 from __future__ import annotations
 
 import functools
-import hashlib
-import io
 import json
 import secrets
 import shlex
 import sys
-import tarfile
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import distribution
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clusterctl import wheels
+from clusterctl.bundle import PROBE, Bundle, Interpreter, Payload, fabric
 from clusterctl.ssh import Connection, NodeFailure, Process, failure, printable
+
+__all__ = ["PROBE", "Bundle", "Interpreter", "Payload", "fabric", "start"]
 
 OLDEST_PYTHON = "3.9"
 PYTHONS = (
@@ -38,9 +34,6 @@ PYTHONS = (
     "python3",
     "/usr/libexec/platform-python",
 )
-FABRIC_MODULES = ("__init__", "schedule", "supervise", "worker")
-"""Those of its modules that run on nodes."""
-
 LINE_LIMIT_BYTES = 1 << 16
 NOISE_STEP = "log in by hand and see what the account's login scripts print"
 
@@ -61,91 +54,6 @@ printf '\n%s {"nopython": "%s"}\n' "$nonce" "$old"
 
 ``-V`` is asked since a name alone says little: pyenv has one for Pythons that do not start.
 """
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """The Python that a node has: ``3.11.2``, ``x86_64``, ``glibc`` (empty: another libc)."""
-
-    python: str
-    machine: str
-    libc: str
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """Files by their path below the cache folder."""
-
-    files: Mapping[str, bytes]
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """SHA-256 over the paths and contents; the same sum as ``bootstrap.content_hash``."""
-        rows = [f"{path} {hashlib.sha256(data).hexdigest()}\n" for path, data in self.files.items()]
-        return hashlib.sha256("".join(sorted(rows)).encode()).hexdigest()
-
-    @functools.cached_property
-    def archive(self) -> bytes:
-        """The files as a compressed tar archive."""
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=6) as archive:
-            for path, data in sorted(self.files.items()):
-                info = tarfile.TarInfo(path)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
-        return buffer.getvalue()
-
-
-Payload = Callable[[Interpreter], Bundle]
-"""What to send to a node that has this interpreter."""
-
-
-_building = threading.Lock()
-
-
-def _probe(interpreter: Interpreter) -> Bundle:
-    with _building:  # the first thread builds, the others wait for its result
-        return _probe_for(interpreter.machine, interpreter.libc)
-
-
-PROBE: Payload = _probe
-"""The probe with pynvml, and with psutil if it can be had for the node's machine."""
-
-
-@functools.lru_cache(maxsize=8)
-def _probe_for(machine: str, libc: str) -> Bundle:
-    psutil = wheels.find(wheels.PSUTIL, machine, libc)
-    return Bundle({**_own("probe/**/*.py"), **_pynvml(), **(psutil or {})})
-
-
-@functools.lru_cache(maxsize=8)
-def _fabric_for(python: str, machine: str) -> Bundle:
-    mpi4py = wheels.require(wheels.mpi4py(python), machine, "glibc")
-    return Bundle({**_own(*(f"fabric/{name}.py" for name in FABRIC_MODULES)), **mpi4py})
-
-
-def _own(*patterns: str) -> dict[str, bytes]:
-    """Give our own modules that travel, by the paths they have there."""
-    root = Path(__file__).parent
-    paths = [
-        path for pattern in ("__init__.py", "facts.py", *patterns) for path in root.glob(pattern)
-    ]
-    return {f"clusterctl/{path.relative_to(root)}": path.read_bytes() for path in paths}
-
-
-def _pynvml() -> dict[str, bytes]:
-    return {
-        "pynvml.py": Path(str(distribution("nvidia-ml-py").locate_file("pynvml.py"))).read_bytes()
-    }
-
-
-def fabric(python_version: str, architecture: str) -> Payload:
-    """Give the fabric worker with mpi4py for that Python (``3.11``, ``3.11.2``) and machine.
-
-    Raises :class:`clusterctl.errors.UserError` when mpi4py cannot be had for them.
-    """
-    bundle = _fabric_for(".".join(python_version.split(".")[:2]), architecture)
-    return lambda _interpreter: bundle
 
 
 def start(

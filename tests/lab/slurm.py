@@ -45,7 +45,7 @@ install -d -o slurm -g slurm /var/lib/slurm/slurmctld /var/lib/slurm/slurmd /var
 echo {key} | base64 -d >/etc/munge/munge.key
 chown munge: /etc/munge/munge.key && chmod 400 /etc/munge/munge.key
 echo {config} | base64 -d >/etc/slurm/slurm.conf
-# Nothing here needs cgroups. Slurm 22.05 cannot go without, and its v2 plugin refuses a hybrid tree.
+# Nothing here needs cgroups. Slurm 22.05 needs some, and refuses a hybrid tree of v2.
 case $(slurmd -V) in
   *" 22."*) echo CgroupPlugin=cgroup/v1 ;;
   *) echo CgroupPlugin=disabled ;;
