@@ -6,9 +6,11 @@ every problem at once, each with what to do about it.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import platform
+import re
 import shutil
 import struct
 import sys
@@ -87,7 +89,27 @@ GRACE_HOPPER = (0x2342, 0x2348)
 """Device ids of the first Blackwell (GB100) and of GH200. Which modules drive what: NVIDIA Driver
 Installation Guide, "Kernel Modules"."""
 
-LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock")
+LOCKS = (
+    "/var/lib/dpkg/lock-frontend",
+    "/var/lib/dpkg/lock",
+    "/var/lib/apt/lists/lock",
+    "/var/lib/rpm/.rpm.lock",
+)
+
+SOURCES = (
+    "etc/apt/sources.list",
+    "etc/apt/sources.list.d/*.list",
+    "etc/apt/sources.list.d/*.sources",
+    "etc/yum.repos.d/*.repo",
+)
+CUDA_REPOSITORY = "developer.download.nvidia.com/compute/cuda/repos"
+OURS = "clusterctl-"
+"""How the names of the files begin that provisioning writes beside those of the distribution."""
+
+KEYRINGS = ("etc/apt/trusted.gpg", "etc/apt/trusted.gpg.d/*", "etc/apt/keyrings/*")
+REVOKED = bytes.fromhex("F60F4B3D7FA2AF80")
+"""Id of the key that NVIDIA signed its CUDA repositories with until April 2022 and revoked then
+(NVIDIA/cuda-repo-management issue 4); a key names itself in its own signature."""
 
 
 class Problem(str):
@@ -178,7 +200,38 @@ class Node:
             for line in self.text("var/lib/dpkg/status").splitlines()
             if line.startswith("Status: ")
         )
-        return any(state not in ("installed", "not-installed", "config-files") for state in states)
+        # What dpkg had begun when it was killed waits there; apt refuses to work then.
+        journal = any((self.root / "var/lib/dpkg/updates").glob("[0-9]*"))
+        return journal or any(
+            state not in ("installed", "not-installed", "config-files") for state in states
+        )
+
+    def foreign_sources(self) -> list[str]:
+        """Name the files, not ours, that enable NVIDIA's CUDA repository."""
+        files = sorted(path for pattern in SOURCES for path in self.root.glob(pattern))
+        return [
+            f"/{path.relative_to(self.root)}"
+            for path in files
+            if not path.name.startswith(OURS) and _enables(self.text(str(path)), CUDA_REPOSITORY)
+        ]
+
+    def revoked_keys(self) -> list[str]:
+        """Name the keyrings of apt that hold NVIDIA's revoked key."""
+        files = sorted(path for pattern in KEYRINGS for path in self.root.glob(pattern))
+        return [
+            f"/{path.relative_to(self.root)}"
+            for path in files
+            if path.is_file() and REVOKED in _binary(path.read_bytes())
+        ]
+
+    def read_only(self) -> list[str]:
+        """Name the folders that packages write to and that are mounted read-only."""
+        places = ((path, self.root / path[1:]) for path in ("/", "/usr", "/etc", "/var"))
+        return [
+            path
+            for path, place in places
+            if place.exists() and os.statvfs(place).f_flag & os.ST_RDONLY
+        ]
 
     def lock_holders(self) -> list[str]:
         """Name the processes that hold a lock of apt or dpkg."""
@@ -216,6 +269,7 @@ class Node:
             "reboot_required": (self.root / "run/reboot-required").exists(),
             "nvidia_loaded": self.text("sys/module/nvidia/version"),
             "nouveau_loaded": (self.root / "sys/module/nouveau").is_dir(),
+            "driver_runfile": (self.root / "usr/bin/nvidia-uninstall").exists(),
             "slurmd": bool(shutil.which("slurmd", path="/usr/sbin:/usr/bin:/usr/local/sbin")),
         }
 
@@ -251,14 +305,74 @@ def problems(node: Node, wanted: dict[str, object], state: dict[str, object]) ->
                 "set it (timedatectl set-time, or chronyc makestep where chrony runs), run again",
             )
         )
-    if wanted["gpu_count"] and not state["gpus"]:
+    for path in node.read_only():
         found.append(
             Problem(
-                f"the inventory says gpu_count: {wanted['gpu_count']}, and no GPU is on the bus",
-                "look at the machine (lspci -d 10de:), or correct gpu_count",
+                f"{path} is mounted read-only",
+                "look in dmesg for errors of the disk; mount -o remount,rw when it is sound",
             )
         )
+    if state["gpus"] < wanted["gpu_count"]:
+        found.append(
+            Problem(
+                f"the inventory says gpu_count: {wanted['gpu_count']}, and "
+                f"{state['gpus'] or 'none'} is on the bus",
+                "look at the machine (lspci -d 10de:, dmesg), or correct gpu_count",
+            )
+        )
+    enabled = wanted["driver"].lower()
+    if enabled == "true" or (enabled == "auto" and state["gpus"]):
+        found += _driver(node, wanted["driver_source"], state)
     return found
+
+
+def _driver(node: Node, source: str, state: dict[str, object]) -> list[Problem]:
+    """Find what would not let the driver be installed, or another one than was asked for."""
+    found = []
+    if state["driver_runfile"]:
+        what = "a driver from NVIDIA's own installer (.run) is here, and packages would mix with it"
+        found.append(Problem(what, "nvidia-uninstall --silent, then provision"))
+    if not state["gpu_flavours"]:
+        what = "GPUs older than Turing and newer than Hopper are in one machine: no driver has both"
+        found.append(Problem(what, "take one kind out"))
+    if source != "mirror":
+        found += [
+            Problem(
+                f"{path} adds NVIDIA's repository: its packages would mix with those asked for",
+                f"apt-get purge cuda-keyring; rm -f {path}; with nvidia_driver_source: vendor "
+                "provisioning adds the repository itself",
+            )
+            for path in node.foreign_sources()
+        ]
+    found += [
+        Problem(
+            f"{path} trusts the key 7fa2af80, which NVIDIA revoked in 2022",
+            f"apt-key del 7fa2af80, or rm {path}",
+        )
+        for path in node.revoked_keys()
+    ]
+    return found
+
+
+def _enables(sources: str, address: str) -> bool:
+    """Whether a file of sources of apt or dnf has an entry with this address that is in use."""
+    stanzas = re.split(r"\n\s*\n|\n(?=\[)|\n(?=deb)", sources)
+    used = (
+        "\n".join(line for line in stanza.splitlines() if not line.lstrip().startswith("#"))
+        for stanza in stanzas
+    )
+    off = re.compile(r"^enabled\s*[=:]\s*(0|no|false)\b", re.IGNORECASE | re.MULTILINE)
+    return any(address in stanza and not off.search(stanza) for stanza in used)
+
+
+def _binary(keyring: bytes) -> bytes:
+    """Give a keyring without its armor."""
+    blocks = re.findall(rb"-----BEGIN PGP[^\n]*(.*?)-----END PGP", keyring, re.DOTALL)
+    bodies = (block.partition(b"\n\n")[2].partition(b"\n=")[0] for block in blocks)
+    try:
+        return b"".join(base64.b64decode(body) for body in bodies) if blocks else keyring
+    except ValueError:  # not a key: apt will say so
+        return keyring
 
 
 def _disk(node: Node, free_min_bytes: dict[str, int]) -> list[Problem]:
