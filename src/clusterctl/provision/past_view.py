@@ -91,6 +91,7 @@ def print_run(run: PastRun, console: Console) -> None:
             place = where(node.role, node.task)
             console.print(Text(f"○ {node.name} was in the middle of: {place}"), soft_wrap=True)
         console.print()
+    _print_nodes(run, console)
     _print_wanted(_wanted_changes(run, earlier), console)
     _print_changes(progress, console, check=run.check)
     _print_versions(_versions(run, earlier), console)
@@ -128,6 +129,20 @@ def _print_head(run: PastRun, console: Console) -> None:
     console.print()
 
 
+def _print_nodes(run: PastRun, console: Console) -> None:
+    groups: dict[str, list[str]] = defaultdict(list)
+    slowest_s: dict[str, float] = defaultdict(float)
+    for name, node in _nodes(run).items():
+        state = "under way" if run.state == "running" else node["state"]
+        groups[state].append(name)
+        slowest_s[state] = max(slowest_s[state], node["duration_s"])
+    console.print("Nodes, with the time of the slowest:")
+    for state, names in groups.items():
+        line = Text(f"  {slowest_s[state]:6.1f} s  {state}  ")
+        console.print(line.append(fold(names), style="bold"), soft_wrap=True)
+    console.print()
+
+
 def _print_wanted(changes: Mapping[str, Sequence[str]], console: Console) -> None:
     if not changes:
         return
@@ -145,7 +160,7 @@ def _print_changes(progress: Progress, console: Console, *, check: bool) -> None
             changed[change].append(node.name)
             first[change] = min(first.get(change, change.at), change.at)
     if not changed:
-        console.print("Nothing would change.\n" if check else "Nothing changed.\n")
+        console.print("No change.\n")
         return
     console.print(f"{'Would change' if check else 'Changed'}, with the time on the first node:")
     for change in sorted(changed, key=lambda change: first[change]):
