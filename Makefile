@@ -1,20 +1,23 @@
 # Two commands do everything on a fresh Debian or Ubuntu machine with git, make, python3 and root:
 #   make demo    four bare nodes become a cluster that has proved itself, then one link breaks
 #   make test    the whole test suite
-# Also: make lint, make bench, make clean
+# Also: make test-full (the heavy tests alone: drivers and CUDA), make lint, make bench, make clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 LAB_PACKAGES := debootstrap systemd-container nftables iproute2 openssh-client debian-archive-keyring
-TEST_PACKAGES := $(LAB_PACKAGES) openssh-server sudo procps gcc libc6-dev
+TEST_PACKAGES := $(LAB_PACKAGES) openssh-server sudo procps gcc libc6-dev gnupg gpgv
 
-.PHONY: demo test lint bench clean lab-system test-system
+.PHONY: demo test test-full lint bench clean lab-system test-system
 
 demo: lab-system .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh docs/demo.sh
 
 test: test-system .venv/developing
 	$(BIN)/python -m pytest $(TESTS)
+
+test-full: test-system .venv/developing
+	$(BIN)/python -m pytest -m full --durations=0 $(TESTS)
 
 lint: .venv/developing
 	$(BIN)/ruff check

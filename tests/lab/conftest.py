@@ -42,12 +42,23 @@ class Lab:
         argv = [CLUSTERCTL, "lab", *verb.split(), "--name", self.name, *rest]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=400)
 
-    def provision(self, *arguments: str, inventory: Path | None = None, exit_code: int = 0) -> str:
+    def clusterctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run any command of clusterctl."""
+        argv = [CLUSTERCTL, *arguments]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=400)
+
+    def provision(
+        self,
+        *arguments: str,
+        inventory: Path | None = None,
+        exit_code: int = 0,
+        timeout_s: float = 560,
+    ) -> str:
         """Run ``clusterctl provision`` and give what it printed, standard error first."""
         verb = [*arguments[:1], "-i"] if arguments[:1] == ("mirror",) else ["-i"]
         rest = arguments[len(verb) - 1 :]
         argv = [CLUSTERCTL, "provision", *verb, str(inventory or self.inventory), *rest]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=560)
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=timeout_s)
         assert done.returncode == exit_code, done.stderr + done.stdout
         return done.stderr + done.stdout
 
