@@ -287,7 +287,7 @@ def with_password(provision: Provisioner, tmp_path: Path) -> str:
 
 def test_the_password_of_sudo_shows_nowhere(provision: Provisioner, with_password: str) -> None:
     process = provision.start(
-        "--limit", "node1", "-K", inventory=with_password, stdin=PASSWORD + "\n"
+        "--limit", "node1", "--tags", "base", "-K", inventory=with_password, stdin=PASSWORD + "\n"
     )
     shown = ""
     while process.poll() is None:
@@ -307,7 +307,14 @@ def test_the_password_of_sudo_shows_nowhere(provision: Provisioner, with_passwor
 
 def test_a_wrong_password_of_sudo_is_said_so(provision: Provisioner, with_password: str) -> None:
     said = provision.run(
-        "--limit", "node1", "-K", inventory=with_password, stdin="wrong\n", exit_code=1
+        "--limit",
+        "node1",
+        "--tags",
+        "base",
+        "-K",
+        inventory=with_password,
+        stdin="wrong\n",
+        exit_code=1,
     )
     assert "Incorrect sudo password" in said or "incorrect password" in said.lower()
 
@@ -328,14 +335,18 @@ def test_a_vault_is_opened_with_the_password_asked_for(
     ).stdout
     (tmp_path / "group_vars").mkdir()
     (tmp_path / "group_vars" / "all.yml").write_text(encrypted)
-    said = provision.run("--limit", "node1", "-J", inventory=with_password, stdin="vault-secret\n")
+    said = provision.run(
+        *("--limit", "node1", "--tags", "base", "-J"),
+        inventory=with_password,
+        stdin="vault-secret\n",
+    )
     assert "Nothing to change" in said
     assert PASSWORD not in provision.events()
 
 
 def test_after_sigkill_resume_cleans_up_and_goes_on(provision: Provisioner) -> None:
     on("node2", "apt-get purge -qq -y chrony")  # so that installing it takes its time
-    process = provision.start()
+    process = provision.start("--tags", "base")
     provision.wait_until(process, "Install chrony")
     killed = provision.record()
     refused = provision.run(exit_code=2)
@@ -357,7 +368,7 @@ def test_after_sigkill_resume_cleans_up_and_goes_on(provision: Provisioner) -> N
 
 
 def test_a_killed_command_line_takes_its_run_along(provision: Provisioner) -> None:
-    process = provision.start()
+    process = provision.start("--tags", "base")
     provision.wait_until(process, "Read which packages are installed")
     killed = provision.record()
     process.kill()

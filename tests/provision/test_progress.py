@@ -231,9 +231,10 @@ def test_notes_of_a_loop_are_all_kept() -> None:
 
 def test_a_reboot_is_news_with_its_reason() -> None:
     progress = Progress(["node1"])
-    event = _result("runner_on_ok", "reboot", "Reboot", changed=True, msg="a new kernel")
-    assert progress.take(event) == [Rebooted("node1", "a new kernel")]
-    assert [change.is_reboot for change in progress.nodes["node1"].changes] == [True]
+    would = _result("runner_on_ok", "debug", "Reboot", changed=True, msg="would reboot: kernel")
+    did = _result("runner_on_ok", "reboot", "Reboot", changed=True, elapsed=60)
+    assert _take(progress, would, did) == [Rebooted("node1", "kernel"), Rebooted("node1", "")]
+    assert [change.is_reboot for change in progress.nodes["node1"].changes] == [True, True]
 
 
 @pytest.mark.parametrize("versions", [None, "5", ["5"], {"ucx": "1.13"}])

@@ -14,7 +14,7 @@ import pytest
 from clusterctl.errors import UserError
 from clusterctl.inventory import Secret
 from clusterctl.provision import cleanup, record
-from clusterctl.provision.playbooks import playbooks_folder, roles
+from clusterctl.provision.playbooks import playbooks_folder, roles, tags
 from clusterctl.provision.progress import Progress
 from clusterctl.provision.run import Request
 from clusterctl.provision.secret_file import in_memory
@@ -159,4 +159,5 @@ def test_what_a_killed_run_did_is_read_off_its_events() -> None:
 
 def test_roles_are_named_in_the_order_that_they_run_in() -> None:
     assert roles()[0] == "base"
+    assert tags() == [*roles(), "reboot"]
     assert set(roles()) <= {path.name for path in (playbooks_folder() / "roles").iterdir()}

@@ -25,6 +25,7 @@ from clusterctl.provision import cleanup, lock, record, summary, view, wanted
 from clusterctl.provision import resume as resuming
 from clusterctl.provision.past_view import tell_rest
 from clusterctl.provision.playbooks import last_play, playbooks_folder, roles
+from clusterctl.provision.playbooks import tags as playbook_tags
 from clusterctl.provision.progress import Failure, Progress
 from clusterctl.provision.redaction import Redaction
 from clusterctl.provision.run import Request, Run
@@ -157,9 +158,10 @@ def _refuse_options(context: click.Context) -> None:
 
 def _refuse_unknown(tags: str | None) -> None:
     """A mistyped tag would run nothing, and look like nodes that are as wanted."""
-    unknown = set((tags or "").replace(",", " ").split()) - set(roles())
+    known = playbook_tags()
+    unknown = set((tags or "").replace(",", " ").split()) - set(known)
     if unknown:
-        raise UserError(f"no role has the tag {', '.join(unknown)}", f"tags: {', '.join(roles())}")
+        raise UserError(f"no role has the tag {', '.join(unknown)}", f"tags: {', '.join(known)}")
 
 
 def _ask(what: str) -> Secret:

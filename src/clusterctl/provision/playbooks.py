@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -27,5 +28,16 @@ def last_play(playbook: Path) -> str:
 
 def roles() -> list[str]:
     """Name the roles, each of which is a tag as well, in the order that they run in."""
-    plays = yaml.safe_load((playbooks_folder() / "provision.yml").read_text())
-    return [role["role"] for play in plays for role in play.get("roles", ())]
+    return [role["role"] for play in _plays() for role in play.get("roles", ())]
+
+
+def tags() -> list[str]:
+    """Name what can be asked for alone: the roles, and steps that are none (``reboot``)."""
+    steps = [task for play in _plays() for task in play.get("post_tasks", ())]
+    found = [*roles(), *(task["tags"] for task in steps if "tags" in task)]
+    return [tag for tag in dict.fromkeys(found) if tag != "always"]
+
+
+def _plays() -> list[dict[str, Any]]:
+    plays: list[dict[str, Any]] = yaml.safe_load((playbooks_folder() / "provision.yml").read_text())
+    return plays

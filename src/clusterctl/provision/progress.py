@@ -293,8 +293,9 @@ def _succeed(node: NodeProgress, role: str, task: str, data: Mapping[str, Any]) 
             notes = (Note(role, text) for text in results.messages(result))
             node.notes += [note for note in notes if note not in node.notes]
         return []
-    tells = action == "debug" or task == REBOOT_TASK
-    detail = "; ".join(results.messages(result)) if tells else ""
+    detail = "; ".join(results.messages(result)) if action == "debug" else ""
+    if task == REBOOT_TASK:
+        detail = detail.removeprefix("would reboot: ")
     node.changes.append(Change(role, task, detail, at=str(data.get("end") or "")))
     if task == REBOOT_TASK:
         return [Rebooted(node.name, detail)]
