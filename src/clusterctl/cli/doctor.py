@@ -23,7 +23,7 @@ from clusterctl.doctor import Interrupted, Observer, examine
 from clusterctl.errors import UserError
 from clusterctl.findings import NodeError, NodeExam, Report
 from clusterctl.inventory import Cluster, Node
-from clusterctl.report import json, terminal
+from clusterctl.report import json, prometheus, terminal
 from clusterctl.state import state_folder
 
 
@@ -43,9 +43,20 @@ from clusterctl.state import state_folder
     type=click.Path(dir_okay=False, writable=True, allow_dash=True),
     help="Write the report as JSON to this file (- for standard output).",
 )
+@click.option(
+    "--prometheus",
+    "prometheus_file",
+    type=click.Path(dir_okay=False, writable=True),
+    help="Write the findings as metrics to this file, for node-exporter's textfile collector.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show every finding, the good ones too.")
 def doctor(
-    source: str | None, limit: str | None, level: str, json_file: str | None, verbose: bool
+    source: str | None,
+    limit: str | None,
+    level: str,
+    json_file: str | None,
+    prometheus_file: str | None,
+    verbose: bool,
 ) -> int:
     """Examine the nodes of an inventory and the network between them.
 
@@ -61,6 +72,8 @@ def doctor(
     with _signals_interrupt(), _observer() as observer:
         report = examine(cluster, observer, Level[level.upper()])
     _save(report, json_file)
+    if prometheus_file:
+        _save_metrics(report, Path(prometheus_file))
     if json_file != "-":
         terminal.render(report, Console(highlight=False, soft_wrap=False), verbose=verbose)
     return int(report.exit_code)
@@ -104,6 +117,13 @@ def _save(report: Report, json_file: str | None) -> None:
     aside.replace(last)
     if report.interrupted_by_signal and not json_file:
         click.echo(f"interrupted; what was measured is in {last}", err=True)
+
+
+def _save_metrics(report: Report, path: Path) -> None:
+    try:
+        prometheus.write(report, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}", "name another") from None
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import re
 import socket
 import subprocess
 
-from clusterctl.findings import Finding, Report, Status, Verdict
+from clusterctl.findings import Report, Status, Verdict
 from clusterctl.probe.reading import find_command
 
 MARK = "clusterctl: "
@@ -27,26 +27,33 @@ def act(report: Report) -> str:
 
     What could not be determined drains nothing and resumes nothing. Raises :class:`SlurmError`.
     """
-    failed = [finding for finding in report.findings if finding.status is Status.FAIL]
+    trouble = reason_of(report)
     name = _name()
     state, reason = _node(name)
     ours = reason.startswith(MARK)
-    if failed:
-        now = MARK + _one_line(failed)
-        if (HELD.search(state) and not ours) or reason == now:
+    if trouble:
+        if (HELD.search(state) and not ours) or reason == trouble:
             return ""
-        _scontrol("update", f"NodeName={name}", "State=DRAIN", f"Reason={now}")
-        return f"drained {name}: {now}"
+        _scontrol("update", f"NodeName={name}", "State=DRAIN", f"Reason={trouble}")
+        return f"drained {name}: {trouble}"
     if report.verdict is Verdict.READY and "DRAIN" in state and ours:
         _scontrol("update", f"NodeName={name}", "State=RESUME")
         return f"resumed {name}"
     return ""
 
 
-def _one_line(failed: list[Finding]) -> str:
-    """Give a reason without what Slurm's own output uses to separate fields."""
-    texts = (f"{finding.check} {finding.evidence}" for finding in failed)
-    return re.sub(r"[^ -~]|[\"'=\[\]]", " ", "; ".join(texts))[:REASON_LIMIT].rstrip()
+def reason_of(report: Report) -> str:
+    """Give why the node fails, in one line; empty if it does not.
+
+    Without the characters that Slurm's own output separates fields with.
+    """
+    texts = [
+        f"{finding.check} {finding.evidence}"
+        for finding in report.findings
+        if finding.status is Status.FAIL
+    ]
+    line = re.sub(r"[^ -~]|[\"'=\[\]]", " ", MARK + "; ".join(texts))
+    return " ".join(line.split())[:REASON_LIMIT].rstrip() if texts else ""
 
 
 def _name() -> str:

@@ -58,7 +58,11 @@ def render(report: Report) -> str:
 
 
 def write(report: Report, path: Path) -> None:
-    """Put the metrics in the file's place at once: a collector never reads half of them."""
+    """Put the metrics in the file's place at once: a collector never reads half of them.
+
+    Makes the folder if it is not there. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.write_text(render(report))
