@@ -6,6 +6,7 @@ in one session, since machines are noisy.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from statistics import median
 import pytest
 
 BIN = Path(sys.executable).parent
+PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 ROUNDS = 5
 
 
@@ -111,3 +113,29 @@ def test_bandwidth_of_two_nodes_against_iperf3(nic: str, tmp_path: Path) -> None
         rounds = [(doctor(), iperf3()) for _ in range(ROUNDS)]
     ours, theirs = map(list, zip(*rounds, strict=True))
     show(f"node1 to node2, NIC {nic}", ours, "iperf3, one stream", theirs, "MB/s")
+
+
+def test_a_second_provision_of_16_nodes_against_ansible_playbook(tmp_path: Path) -> None:
+    """The same playbook and roles with Ansible's defaults: 5 forks, no pipelining, linear."""
+    plain = tmp_path / "playbooks"
+    shutil.copytree(PLAYBOOKS, plain)
+    playbook = plain / "provision.yml"
+    playbook.write_text(playbook.read_text().replace("  strategy: free\n", ""))
+    config = tmp_path / "ansible.cfg"
+    config.touch()
+    with lab("bench", 16) as inventory:
+        clusterctl("provision", "-i", inventory, XDG_STATE_HOME=str(tmp_path))
+
+        def ansible() -> None:
+            argv = [BIN / "ansible-playbook", "-i", inventory, playbook]
+            env = os.environ | {"ANSIBLE_CONFIG": str(config)}
+            recap = subprocess.check_output(argv, env=env, text=True).partition("PLAY RECAP")[2]
+            assert recap.count("changed=0") == 16, recap
+
+        def provision() -> None:
+            done = clusterctl("provision", "-i", inventory, XDG_STATE_HOME=str(tmp_path))
+            assert "Nothing to change: 16 nodes are as wanted." in done.stdout
+
+        rounds = [(seconds(provision), seconds(ansible)) for _ in range(3)]
+    ours, theirs = map(list, zip(*rounds, strict=True))
+    show("second provision, 16 nodes", ours, "ansible-playbook, its defaults", theirs, "s")
