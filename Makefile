@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LAB_PACKAGES := debootstrap systemd-container nftables iproute2 openssh-client debian-archive-keyring
-TEST_PACKAGES := $(LAB_PACKAGES) openssh-server sudo procps gcc libc6-dev gnupg gpgv
+TEST_PACKAGES := $(LAB_PACKAGES) openssh-server sudo procps gcc libc6-dev gnupg gpgv dnf
 
 .PHONY: demo test test-full lint bench clean lab-system test-system
 
