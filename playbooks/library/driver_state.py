@@ -131,6 +131,7 @@ def main() -> None:
         kernels_without_headers=kernels_without_headers(root),
         services=sorted({unit for _, _, unit in held if unit in params["services"]}),
         users=[f"{name} (pid {pid})" for pid, name, unit in held if unit not in params["services"]],
+        library=_library(module),
         loaded=_text(root / "sys/module/nvidia/version"),
         key_enrolled=_key_enrolled(module, params["key"]),
     )
@@ -141,6 +142,14 @@ def _text(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
+
+
+def _library(module: AnsibleModule) -> str:
+    """Give the version of libnvidia-ml that programs get; NVIDIA has it in the file's name."""
+    ldconfig = module.get_bin_path("ldconfig", opt_dirs=["/sbin", "/usr/sbin"])
+    _status, output, _complaint = module.run_command([ldconfig, "-p"]) if ldconfig else (1, "", "")
+    found = re.search(r"libnvidia-ml\.so\.1 \(libc6,(?!x32).*=> (\S+)", output)
+    return Path(found.group(1)).resolve().name.partition(".so.")[2] if found else ""
 
 
 def _key_enrolled(module: AnsibleModule, key: str) -> bool:
