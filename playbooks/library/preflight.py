@@ -42,6 +42,10 @@ options:
     description: GPUs that the inventory says the node has.
     type: int
     default: 0
+  hca_count:
+    description: InfiniBand and RoCE adapters that the inventory says the node has.
+    type: int
+    default: 0
   driver:
     description: Whether the NVIDIA driver is to be installed; V(auto) where a GPU is.
     type: str
@@ -312,14 +316,15 @@ def problems(node: Node, wanted: dict[str, object], state: dict[str, object]) ->
                 "look in dmesg for errors of the disk; mount -o remount,rw when it is sound",
             )
         )
-    if state["gpus"] < wanted["gpu_count"]:
-        found.append(
-            Problem(
-                f"the inventory says gpu_count: {wanted['gpu_count']}, and "
-                f"{state['gpus'] or 'none'} is on the bus",
-                "look at the machine (lspci -d 10de:, dmesg), or correct gpu_count",
+    for kind, vendor, there in (("gpu", "10de", state["gpus"]), ("hca", "15b3", state["hcas"])):
+        if there < wanted[f"{kind}_count"]:
+            found.append(
+                Problem(
+                    f"the inventory says {kind}_count: {wanted[f'{kind}_count']}, and "
+                    f"{there or 'none'} is on the bus",
+                    f"look at the machine (lspci -d {vendor}:, dmesg), or correct {kind}_count",
+                )
             )
-        )
     enabled = wanted["driver"].lower()
     if enabled == "true" or (enabled == "auto" and state["gpus"]):
         found += _driver(node, wanted["driver_source"], state)
@@ -400,6 +405,7 @@ def main() -> None:
             "clock_max_s": {"type": "float", "default": 60},
             "free_min_bytes": {"type": "dict", "default": {}},
             "gpu_count": {"type": "int", "default": 0},
+            "hca_count": {"type": "int", "default": 0},
             "driver": {"type": "str", "default": "auto"},
             "driver_source": {"type": "str", "default": "distro"},
         },

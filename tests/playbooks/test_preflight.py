@@ -14,6 +14,7 @@ WANTED: dict[str, Any] = {
     "clock_max_s": 60,
     "free_min_bytes": {},
     "gpu_count": 0,
+    "hca_count": 0,
     "driver": "auto",
     "driver_source": "distro",
 }
@@ -77,6 +78,22 @@ def test_a_gpu_that_is_not_on_the_bus_is_a_problem(module: ModuleType, tmp_path:
     root = _node(tmp_path, _gpus(H100))
     assert "gpu_count: 2, and 1 is on the bus" in _problems(module, root, gpu_count=2)
     assert _problems(module, root, gpu_count=1) == ""
+
+
+def test_an_adapter_that_is_not_on_the_bus_is_a_problem(module: ModuleType, tmp_path: Path) -> None:
+    nic = "sys/bus/pci/devices/0000:41:00.0"
+    root = _node(tmp_path, {f"{nic}/vendor": "0x15b3\n", f"{nic}/class": "0x020700\n"})
+    assert "hca_count: 2, and 1 is on the bus" in _problems(module, root, hca_count=2)
+    assert _problems(module, root, hca_count=1) == ""
+
+
+@pytest.mark.parametrize(("value", "on"), [(b"\x06\0\0\0\x01", True), (b"\x06\0\0\0\0", False)])
+def test_secure_boot_is_what_the_firmware_says(
+    module: ModuleType, tmp_path: Path, value: bytes, on: bool
+) -> None:
+    root = _node(tmp_path, {"sys/firmware/efi/efivars/x": ""})
+    (root / "sys/firmware/efi/efivars/SecureBoot-8be4df61").write_bytes(value)
+    assert module.Node(str(root)).secure_boot() is on
 
 
 CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/debian12/x86_64/"
