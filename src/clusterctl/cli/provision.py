@@ -235,7 +235,7 @@ def _conclude(
 ) -> None:
     console = Console(highlight=False)
     if interrupted:
-        summary.tell_interrupted(progress, console)
+        summary.tell_interrupted(progress, console, check=request.check)
     elif code is ExitCode.USAGE:
         raise UserError(
             "Ansible could not run the playbook: " + "\n".join(progress.messages[-5:]),

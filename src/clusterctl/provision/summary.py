@@ -41,7 +41,7 @@ def summarize(progress: Progress, console: Console, *, check: bool, diff: bool =
     console.print(Text(_sentence(progress, check=check), style="bold"), soft_wrap=True)
 
 
-def tell_interrupted(progress: Progress, console: Console) -> None:
+def tell_interrupted(progress: Progress, console: Console, *, check: bool) -> None:
     """Say which nodes were in the middle of which task when the run was stopped."""
     console.print(Text("Interrupted.", style="bold"))
     groups: dict[str, list[str]] = defaultdict(list)
@@ -49,10 +49,9 @@ def tell_interrupted(progress: Progress, console: Console) -> None:
         groups[where(node.role, node.task)].append(node.name)
     for place, names in groups.items():
         console.print(Text(f"  {fold(names)} in the middle of: {place}"), soft_wrap=True)
-    console.print(
-        Text("What had begun on a node may still end there; add --resume to carry on."),
-        soft_wrap=True,
-    )
+    if not check:
+        hint = "What had begun on a node may still end there; add --resume to carry on."
+        console.print(Text(hint), soft_wrap=True)
 
 
 def print_failures(progress: Progress, console: Console) -> None:
