@@ -29,6 +29,8 @@ class Fault:
     default: str
     normalize: Callable[[str], str]
     set: Apply
+    needs: str = ""
+    """The role that must have been applied, for there to be something to break."""
 
 
 FAULTS: dict[str, Fault] = {}
@@ -36,14 +38,19 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(
-    name: str, *, caught_by: str, default: str = "", normalize: Callable[[str], str] | None = None
+    name: str,
+    *,
+    caught_by: str,
+    default: str = "",
+    normalize: Callable[[str], str] | None = None,
+    needs: str = "",
 ) -> Callable[[Apply], Apply]:
     """Declare a fault; the function's docstring is its help."""
 
     def declare(function: Apply) -> Apply:
         text = (function.__doc__ or "").strip().splitlines()[0]
         check = normalize or (lambda value: _no_value(name, value))
-        FAULTS[name] = Fault(name, text, caught_by, default, check, function)
+        FAULTS[name] = Fault(name, text, caught_by, default, check, function, needs)
         return function
 
     return declare
@@ -187,6 +194,41 @@ def provisioned_otherwise(spec: LabSpec, target: NodeSpec, value: str | None) ->
         before, after = after, before
     script = f"s/{before}/{after}/"
     node.run_inside(spec, target, ["sed", "-i", script, "/etc/clusterctl/provisioned/base.json"])
+
+
+@fault("hold-lost", caught_by="node.packages.held", needs="nvidia_driver")
+def hold_lost(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """The driver's packages are no longer held against upgrades."""
+    kept = "/var/tmp/lab-holds"  # noqa: S108 - on the node, where root alone works
+    script = f"apt-mark showhold > {kept}; xargs -r apt-mark unhold < {kept}"
+    if value is None:
+        script = f"xargs -r apt-mark hold < {kept}; rm {kept}"
+    node.run_inside(spec, target, ["sh", "-ec", script])
+
+
+@fault("module-missing", caught_by="node.modules.wanted", needs="nvidia_driver")
+def module_missing(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """The newest kernel has no module of the driver's, as after an upgrade without its headers."""
+    before, after = ("", ".lab") if value is not None else (".lab", "")
+    script = f"""
+        folder=$(ls -d /lib/modules/*/updates/dkms | sort -V | tail -n 1)
+        for file in "$folder"/nvidia*.ko{before} "$folder"/nvidia*.ko.[gxz]*{before}; do
+            [ ! -e "$file" ] || mv "$file" "${{file%.lab}}{after}"
+        done
+        echo "$folder" | cut -d/ -f4 | xargs depmod
+    """
+    node.run_inside(spec, target, ["sh", "-ec", script])
+
+
+@fault("libraries-behind", caught_by="node.gpu.driver", needs="nvidia_driver")
+def libraries_behind(spec: LabSpec, target: NodeSpec, value: str | None) -> None:
+    """Programs load the driver's libraries in another version than its module's."""
+    script = "cd /usr/lib/$(uname -m)-linux-gnu; link=libnvidia-ml.so.1; old=libnvidia-ml.so.1.0.1"
+    if value is None:
+        script += "; mv $link.lab $link; rm $old"
+    else:
+        script += "; mv $link $link.lab; : > $old; ln -s $old $link"
+    node.run_inside(spec, target, ["sh", "-ec", script])
 
 
 def parse(text: str) -> tuple[Fault, str]:
