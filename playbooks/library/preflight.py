@@ -185,6 +185,17 @@ class Node:
         old = [each < FIRST_WITH_OPEN_MODULES for each in ids]
         return ([] if any(old) else ["open"]) + ([] if any(new) else ["proprietary"])
 
+    def nvlink5(self) -> bool:
+        """Whether NVLink switches of the fifth generation are managed through adapters of here.
+
+        They are no devices of NVIDIA on the PCI bus: an adapter's vital product data names it as
+        their manager (as NVIDIA/gpu-driver-container looks for it).
+        """
+        return any(
+            b"SW_MNG" in path.read_bytes()
+            for path in self.root.glob("sys/class/infiniband/*/device/vpd")
+        )
+
     def container(self) -> str:
         """Name the kind of container that this is; empty for a machine, real or virtual."""
         environment = self.text("proc/1/environ").split("\0")
@@ -259,10 +270,12 @@ class Node:
 
     def state(self) -> dict[str, object]:
         """Give what is on the node."""
+        gpus = self.pci(NVIDIA, GPU_CLASSES)
         return {
-            "gpus": self.pci(NVIDIA, GPU_CLASSES),
+            "gpus": gpus,
             "gpu_flavours": self.gpu_flavours(),
             "nvswitches": self.pci(NVIDIA, (NVSWITCH_CLASS,)),
+            "nvlink5": bool(gpus) and self.nvlink5(),
             "hcas": self.pci(MELLANOX, HCA_CLASSES),
             "infiniband": len(list(self.root.glob("sys/class/infiniband/*"))),
             "container": self.container(),

@@ -21,6 +21,11 @@ class ActionModule(ActionBase):
             answer |= {"missing": asked["names"], "versions": {}, "hold": [], "unhold": []}
         elif module == "kernel_values":
             answer |= {"applied": asked["values"], "kept": {}, "note": ""}
+        elif module == "driver_state":
+            answer |= {"version": "", "missing": asked["packages"], "set": [], "flavours": []}
+            answer |= {"kernels_without_headers": [], "services": [], "users": [], "loaded": ""}
+        elif module == "reboot_reasons":
+            answer |= {"reasons": []}
         elif module == "files":
             answer |= {"written": list(asked["contents"])}
         return answer

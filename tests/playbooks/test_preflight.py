@@ -68,6 +68,12 @@ def test_the_gpus_decide_which_modules_will_do(
     assert node.gpu_flavours() == flavours
 
 
+def test_switches_of_nvlink_5_show_in_an_adapters_data(module: ModuleType, tmp_path: Path) -> None:
+    vpd = "sys/class/infiniband/mlx5_4/device/vpd"
+    assert module.Node(str(_node(tmp_path, {vpd: "PN MCX750500B"}))).nvlink5() is False
+    assert module.Node(str(_node(tmp_path, {vpd: "\0SW_MNG\0"}))).nvlink5() is True
+
+
 def test_gpus_that_no_driver_drives_together_are_a_problem(
     module: ModuleType, tmp_path: Path
 ) -> None:

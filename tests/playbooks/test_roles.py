@@ -20,8 +20,8 @@ import yaml
 HERE = Path(__file__).parent
 PLAYBOOKS = HERE.parents[1] / "playbooks"
 ROLES = sorted(path.name for path in (PLAYBOOKS / "roles").iterdir())
-PLAYED = ["base", "rdma", "cuda", "nccl", "container_toolkit", "dcgm", "mpi"]
-GPU_ROLES = ["cuda", "nccl", "container_toolkit", "dcgm"]
+PLAYED = ["base", "rdma", "nvidia_driver", "cuda", "nccl", "container_toolkit", "dcgm", "mpi"]
+GPU_ROLES = ["nvidia_driver", "cuda", "nccl", "container_toolkit", "dcgm"]
 
 SYSTEMS = {
     "debian12": ("Debian", "12", "Debian", "apt"),
@@ -38,6 +38,7 @@ FINGERPRINT = "0123456789ABCDEF0123456789ABCDEF01234567"
 
 ABSENT = {
     # Who has no packages of what, in the distribution's and in the vendor's repository.
+    "nvidia_driver": {"distro": ["rhel9", "rhel10"]},
     "cuda": {"distro": ["rhel9", "rhel10"]},
     "nccl": {"distro": ["debian12", "ubuntu2204", "ubuntu2404", "rhel9", "rhel10"]},
     "container_toolkit": {"distro": list(SYSTEMS)},
@@ -106,6 +107,7 @@ def _facts(system: str, **node: object) -> dict[str, object]:
         "pkg_mgr": manager,
         "node": {
             **{"gpus": 8, "nvswitches": 0, "hcas": 8, "infiniband": 0, "nvidia_loaded": ""},
+            **{"gpu_flavours": ["open", "proprietary"], "nvlink5": False},
             **{"container": "", "kernels": [], "kernel": "6.1.0", "secure_boot": False},
             **{"slurmd": False, "packages_broken": False, "reboot_required": False},
             **node,
@@ -175,7 +177,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "cuda_default": "12.9",
         "rdma_version": "44.0",
     }
+    volta = _facts("ubuntu2404", gpu_flavours=["proprietary"])
+    blackwell = _facts("debian12", gpu_flavours=["open"])
+    nvlink5 = _facts("ubuntu2404", gpu_flavours=["open"], nvlink5=True)
     hosts |= {
+        "volta": {"facts": volta, "nvidia_driver_build": "dkms"},
+        "blackwell": {"facts": blackwell, "nvidia_driver_flavour": "proprietary"},
+        "nvlink5": {"facts": nvlink5, "nvidia_driver_source": "vendor"},
+        "nvswitch": {"facts": _facts("debian12", nvswitches=4)},
         "without-hardware": {"facts": bare},
         "forced": {"facts": bare, "nccl_enabled": True, "cuda_enabled": False},
         "pinned": {"facts": _facts("debian12"), "vendor_source": "vendor", **pinned},
@@ -188,7 +197,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_everything_resolves_on_every_distribution_from_every_source(run: Run) -> None:
     failures = [line for line in run.lines if line.outcome == "failed"]
     told = {line.host: line.result["msg"] for line in failures}
-    assert set(told) == {"forced", "unvouched"}
+    assert set(told) == {"forced", "unvouched", "blackwell", "nvswitch"}
     # Each node went through all of the playbook.
     for system, source in PAIRS:
         assert run.asked(f"{system}-{source}", "mpi", "promise")
@@ -319,6 +328,49 @@ def test_a_pinned_version_is_asked_for_held_and_promised(run: Run) -> None:
             assert set(run.asked(host, role, "promise")[0]["holds"]) == pinned
     assert "python3-dnf-plugin-versionlock" in run.packages("pinned-rhel", "nccl")
     assert run.asked("debian12-vendor", "nccl", "installed")[0]["holds"] == []
+
+
+DRIVERS = {
+    "debian12-distro": ("nvidia-kernel-dkms", "nvidia-current", "linux-headers-amd64"),
+    "debian13-distro": ("nvidia-kernel-dkms", "nvidia-current", "linux-headers-amd64"),
+    "debian12-vendor": ("nvidia-kernel-open-dkms", "nvidia", "linux-headers-amd64"),
+    "ubuntu2204-distro": ("nvidia-utils-580-server", "nvidia", "generic"),
+    "ubuntu2404-distro": ("nvidia-utils-580-server", "nvidia", "generic"),
+    "ubuntu2404-vendor": ("nvidia-open", "nvidia", "linux-headers-generic"),
+    "rhel9-vendor": ("kmod-nvidia-open-dkms", "nvidia", "kernel-devel-matched"),
+    "rhel10-vendor": ("kmod-nvidia-open-dkms", "nvidia", "kernel-devel-matched"),
+    "volta": ("nvidia-dkms-580-server", "nvidia", "linux-headers-generic"),
+}
+
+
+@pytest.mark.parametrize("host", DRIVERS)
+def test_the_driver_is_what_the_source_and_the_gpus_ask_for(run: Run, host: str) -> None:
+    package, module, headers = DRIVERS[host]
+    packages = run.packages(host, "nvidia_driver")
+    assert package in packages
+    assert any(name.endswith(headers) for name in packages)
+    assert list(run.asked(host, "nvidia_driver", "promise")[0]["modules"]) == [module]
+    files = run.written(host, "nvidia_driver")
+    assert "blacklist nouveau" in files["/etc/modprobe.d/clusterctl-nvidia-driver.conf"]
+    assert ("/etc/apt/apt.conf.d/52clusterctl-nvidia-driver" in files) is ("rhel" not in host)
+
+
+def test_ubuntus_own_modules_are_the_signed_ones(run: Run) -> None:
+    packages = run.packages("ubuntu2404-distro", "nvidia_driver")
+    assert "linux-modules-nvidia-580-server-open-generic" in packages
+    assert not any("dkms" in name.replace("no-dkms", "") for name in packages)
+
+
+def test_modules_that_the_gpus_do_not_work_with_are_refused(run: Run) -> None:
+    assert "work with open kernel modules" in run.failures("blackwell", "nvidia_driver")[0]
+    assert run.packages("blackwell", "nvidia_driver") == []
+
+
+def test_fabric_manager_comes_where_switches_are(run: Run) -> None:
+    packages = run.packages("nvlink5", "nvidia_driver")
+    assert {"nvidia-fabricmanager", "nvlsm"} <= set(packages)
+    assert "nvidia_driver_source: vendor has it" in run.failures("nvswitch", "nvidia_driver")[0]
+    assert not any("fabric" in name for name in run.packages("ubuntu2404-vendor", "nvidia_driver"))
 
 
 def test_versions_of_cuda_stand_side_by_side(run: Run) -> None:
