@@ -19,6 +19,10 @@ VERSION_OF = "modinfo -k {kernel} -F version nvidia-current"
 SECOND_RUN = "Nothing to change: 1 nodes are as wanted."
 SLOW_BOOT = "/etc/systemd/system/ssh.service.d/slow.conf"
 
+# A build takes a minute on an idle machine, and many on a busy one.
+BUILD_S = 1700
+pytestmark = pytest.mark.timeout(BUILD_S + 100)
+
 Provision = Callable[..., str]
 
 
@@ -36,7 +40,12 @@ def provision(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Provision:
             everything["vars"] |= {"nvidia_driver_enabled": True, **more}
 
         inventory = lab.edited(tmp_path_factory.mktemp("inventory"), edit)
-        said = lab.provision("--tags", tags, *arguments, inventory=inventory, exit_code=exit_code)
+        said = lab.provision(
+            *("--tags", tags, *arguments),
+            inventory=inventory,
+            exit_code=exit_code,
+            timeout_s=BUILD_S,
+        )
         return " ".join(said.split())
 
     return run
@@ -271,7 +280,7 @@ def test_the_driver_is_built_on_trixie(own_lab: Callable[..., Any], tmp_path: Pa
         everything["vars"]["nvidia_driver_enabled"] = True
 
     inventory = trixie.edited(tmp_path, edit)
-    trixie.provision("--tags", "nvidia_driver", inventory=inventory)
+    trixie.provision("--tags", "nvidia_driver", inventory=inventory, timeout_s=BUILD_S)
     version = _promises(trixie, "module")["nvidia-current"]
     assert version.startswith("550.")
     assert _modules(trixie) == {version}
