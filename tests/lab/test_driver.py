@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import slurm
 
+from clusterctl.lab.faults import FAULTS
+
 LAB = "driver-test"
 PROMISE = "/etc/clusterctl/provisioned/nvidia_driver.json"
 KERNELS = "ls -d /lib/modules/*/build | cut -d/ -f4"
@@ -105,6 +107,19 @@ def test_a_node_without_a_gpu_has_no_failed_service(lab: Any, built: str) -> Non
 
 def test_a_second_run_changes_nothing(provision: Provision, built: str) -> None:
     assert SECOND_RUN in provision()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [f for f in FAULTS.values() if f.needs == "nvidia_driver"],
+    ids=lambda fault: fault.name,
+)
+def test_the_doctor_names_what_is_wrong_with_a_driver(lab: Any, built: str, fault: Any) -> None:
+    lab.cli("fault", "add", "node1", fault.name)
+    report = lab.clusterctl("doctor", "-i", str(lab.inventory), "--level", "quick", "--json", "-")
+    lab.cli("fault", "clear")
+    findings = json.loads(report.stdout)["findings"]
+    assert fault.caught_by in {f["check"] for f in findings if f["status"] == "fail"}, findings
 
 
 def test_options_reach_the_module_and_the_doctor(
