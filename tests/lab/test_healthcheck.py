@@ -150,14 +150,21 @@ def test_without_clusterctl_on_the_controller_it_is_skipped_with_a_note(
 ) -> None:
     playbook = Path(__file__).parents[2] / "playbooks" / "provision.yml"
     argv = [Path(sys.executable).with_name("ansible-playbook"), "-i", nodes.inventory, playbook]
-    argv += ["--tags", "healthcheck", "-e", "ansible_playbook_python=/usr/bin/python3"]
+    argv += ["--tags", "healthcheck"]
+    (tmp_path / "clusterctl").mkdir()  # comes before the real one, and has nothing in it
+    (tmp_path / "clusterctl" / "__init__.py").touch()
     done = subprocess.run(
         argv,
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
-        env={**os.environ, "ANSIBLE_CONFIG": str(playbook.with_name("ansible.cfg"))},
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(playbook.with_name("ansible.cfg")),
+            "PYTHONPATH": str(tmp_path),
+        },
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped: the nodes' own health check is built by clusterctl" in done.stdout
+    assert "No module named clusterctl.health_bundle" in done.stdout
