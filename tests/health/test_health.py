@@ -210,6 +210,7 @@ def test_a_node_that_fails_is_drained(scontrol: Callable[..., Any]) -> None:
         ("IDLE+DRAIN", "disk was changed (bob)", BROKEN, ""),
         ("DOWN", "Not responding", BROKEN, ""),
         ("MIXED", "", BROKEN, "State=DRAIN"),
+        ("IDLE", slurm.reason_of(BROKEN), BROKEN, "State=DRAIN"),
         ("IDLE+DRAIN", "clusterctl: node.gpu.count 7", BROKEN, "State=DRAIN"),
         ("IDLE", "", UNDETERMINED, ""),
         ("IDLE+DRAIN", "clusterctl: node.disk.space full", UNDETERMINED, ""),

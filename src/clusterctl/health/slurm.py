@@ -32,7 +32,8 @@ def act(report: Report) -> str:
     state, reason = _node(name)
     ours = reason.startswith(MARK)
     if trouble:
-        if (HELD.search(state) and not ours) or reason == trouble:
+        # Slurm keeps the reason of a node that was resumed: alone it says nothing.
+        if HELD.search(state) and (not ours or reason == trouble):
             return ""
         _scontrol("update", f"NodeName={name}", "State=DRAIN", f"Reason={trouble}")
         return f"drained {name}: {trouble}"
