@@ -5,6 +5,7 @@ This module has a lab of its own, since only nodes that nobody has touched are b
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import yaml
 
 CLUSTERCTL = Path(sys.executable).with_name("clusterctl")
 LAB = "provision-test"
-PASSWORD = "Planted-Secret-4711"
+# Of this test run alone: it is looked for in all processes of the machine.
+PASSWORD = f"Planted-{secrets.token_hex(8)}"
 
 
 @dataclass
@@ -182,8 +184,8 @@ def test_what_an_interrupted_run_left_half_done_is_finished(provision: Provision
     )
     on(
         "node1",
-        "while fuser /var/lib/dpkg/lock-frontend /var/lib/dpkg/lock 2>/dev/null || pgrep apt-get;"
-        " do sleep 0.5; done;"
+        # What Ansible had begun runs on, and may not have come to apt yet.
+        "while pgrep 'apt|dpkg' || pgrep -f '[B]ECOME-SUCCESS'; do sleep 0.5; done >/dev/null;"
         f"mkdir -p /tmp/half/DEBIAN && printf '{control}' > /tmp/half/DEBIAN/control"
         " && dpkg-deb --build /tmp/half /tmp/half.deb && dpkg --unpack /tmp/half.deb",
     )

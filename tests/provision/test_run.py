@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -278,7 +279,7 @@ def test_a_killed_run_is_gone_on_with(fleet: Fleet) -> None:
 
 
 def test_a_vaulted_value_shows_nowhere(fleet: Fleet, tmp_path: Path) -> None:
-    secret = "Planted-Secret-4711"
+    secret = f"Planted-{secrets.token_hex(8)}"  # looked for in all processes of the machine
     (tmp_path / "vault").write_text("open sesame")
     encrypt = ["encrypt_string", "--vault-password-file", tmp_path / "vault", "-n", "licence"]
     vaulted = subprocess.run(
