@@ -18,7 +18,7 @@ LAB = "driver-test"
 PROMISE = "/etc/clusterctl/provisioned/nvidia_driver.json"
 KERNELS = "ls -d /lib/modules/*/build | cut -d/ -f4"
 VERSION_OF = "modinfo -k {kernel} -F version nvidia-current"
-SECOND_RUN = "Nothing to change: 1 nodes are as wanted."
+SECOND_RUN = "Nothing to change: 1 node is as wanted."
 SLOW_BOOT = "/etc/systemd/system/ssh.service.d/slow.conf"
 
 # A build takes a minute on an idle machine, and many on a busy one.
@@ -83,7 +83,7 @@ def test_a_bare_node_is_told_what_it_would_get(lab: Any, provision: Provision) -
 
 
 def test_the_driver_is_built_for_the_kernel_that_has_headers(lab: Any, built: str) -> None:
-    assert "1 nodes provisioned" in built
+    assert "1 node provisioned" in built
     version = _promises(lab, "module")["nvidia-current"]
     assert _modules(lab) == {version}
     assert "installed" in lab.root("node1", f"dkms status -m nvidia-current -v {version}")
