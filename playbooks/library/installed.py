@@ -68,6 +68,12 @@ def locked(text: str) -> set[str]:
     return {re.sub(r"-(\d+:)?[^-]+-[^-]+$", "", entry) for entry in entries}
 
 
+def unheld(holds: list[str], held: set[str], lacking: list[str]) -> list[str]:
+    """Give the packages to hold. apt lets go of what it changes, so those count as well."""
+    changed = {name.partition("=")[0] for name in lacking}
+    return [name for name in holds if name not in held or name in changed]
+
+
 def promised_holds(promise: str) -> list[str]:
     """Read which holds a role's earlier run promised."""
     try:
@@ -102,10 +108,11 @@ def main() -> None:
     else:
         held = locked(VERSIONLOCK.read_text()) if VERSIONLOCK.exists() else set()
     found = versions(output)
+    lacking = missing(names, found)
     module.exit_json(
-        missing=missing(names, found),
+        missing=lacking,
         versions=found,
-        hold=[name for name in holds if name not in held],
+        hold=unheld(holds, held, lacking),
         unhold=[name for name in former if name in held and name not in holds],
     )
 

@@ -50,3 +50,9 @@ def test_holds_of_an_earlier_run_are_known_from_its_promise(module: ModuleType) 
     assert module.promised_holds(json.dumps({"promises": kinds})) == ["libnccl2"]
     for broken in ("", "{}", "[]", '{"promises": [1]}'):
         assert module.promised_holds(broken) == []
+
+
+def test_what_is_brought_to_another_version_is_held_again(module: ModuleType) -> None:
+    held = {"a", "b"}
+    assert module.unheld(["a", "b", "c"], held, ["a=2*"]) == ["a", "c"]
+    assert module.unheld(["a", "b"], held, []) == []
