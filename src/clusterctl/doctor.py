@@ -27,6 +27,7 @@ from clusterctl.examination import examine_node
 from clusterctl.fabric.launch import Member, measure
 from clusterctl.facts import FabricFacts, NodeFacts, Unread
 from clusterctl.findings import NodeError, NodeExam, Report
+from clusterctl.interruption import Interrupted, heed
 from clusterctl.inventory import Cluster, Node
 from clusterctl.ssh import Connection, connect, fan_out
 
@@ -34,17 +35,6 @@ CONNECT_TIMEOUT_S = 10
 EXAMINE_TIMEOUT_S = 30
 FABRIC_BASE_S = 60
 FABRIC_PER_NODE_S = 3
-
-
-class Interrupted(BaseException):
-    """A signal asked the examination to stop; what was measured so far is still reported.
-
-    A BaseException, like KeyboardInterrupt, so that nothing on the way takes it for a failure.
-    """
-
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(signal_number)
-        self.signal_number = signal_number
 
 
 class Observer(Protocol):
@@ -95,6 +85,7 @@ def examine(cluster: Cluster, observer: Observer, level: Level = Level.STANDARD)
             _examine_nodes(cluster, progress, observer)
             if _needs_fabric(checks):
                 progress.fabric = _measure_fabric(cluster, progress, observer)
+            heed()
         except Interrupted as interrupt:
             signal_number = interrupt.signal_number
     exams = {node.name: progress.exams.get(node.name, _unexamined()) for node in cluster.nodes}

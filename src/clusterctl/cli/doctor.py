@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
@@ -19,9 +17,10 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from clusterctl import inventory
 from clusterctl.checks import Level
 from clusterctl.cli.options import inventory_option, resolve_inventory
-from clusterctl.doctor import Interrupted, Observer, examine
+from clusterctl.doctor import Observer, examine
 from clusterctl.errors import UserError
 from clusterctl.findings import NodeError, NodeExam, Report
+from clusterctl.interruption import signals_interrupt
 from clusterctl.inventory import Cluster, Node
 from clusterctl.report import json, prometheus, terminal
 from clusterctl.state import state_folder
@@ -69,7 +68,7 @@ def doctor(
       clusterctl doctor -i inventory/hosts.yml --limit 'gpu:!gpu7' --json report.json
     """
     cluster = _cluster(source, limit)
-    with _signals_interrupt(), _observer() as observer:
+    with signals_interrupt(), _observer() as observer:
         report = examine(cluster, observer, Level[level.upper()])
     _save(report, json_file)
     if prometheus_file:
@@ -86,22 +85,6 @@ def _cluster(source: str | None, limit: str | None) -> Cluster:
         name = socket.gethostname()
         return Cluster(nodes=(Node(name=name, host=name, local=True),), source="this machine")
     return inventory.load(resolve_inventory(source), limit)
-
-
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into Interrupted; a second SIGINT ends us at once."""
-
-    def handler(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        raise Interrupted(number)
-
-    before = {n: signal.signal(n, handler) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _save(report: Report, json_file: str | None) -> None:

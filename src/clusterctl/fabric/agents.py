@@ -17,6 +17,7 @@ from clusterctl import payload
 from clusterctl.errors import UserError
 from clusterctl.facts import NetworkCounters, NodeFacts, Unread
 from clusterctl.findings import NodeError
+from clusterctl.interruption import wait_for
 from clusterctl.ssh import Connection, NodeFailure, Process, fan_out, printable
 
 START_TIMEOUT_S = 30
@@ -95,7 +96,7 @@ class Agents:
     def message(self, timeout_s: float) -> Message | None:
         """Wait for the next message; None: there was none, or a node was lost meanwhile."""
         try:
-            found = self._messages.get(timeout=max(0.0, timeout_s))
+            found = wait_for(self._messages, timeout_s)
         except queue.Empty:
             return None
         if isinstance(found, Message):

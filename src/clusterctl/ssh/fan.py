@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from clusterctl.findings import NodeError
+from clusterctl.interruption import wait_for
 from clusterctl.inventory import Node
 from clusterctl.ssh.base import NodeFailure, failure
 
@@ -98,7 +99,7 @@ def fan_out(
         while scopes:
             remaining = deadline - time.monotonic()
             try:
-                name, result = results.get(timeout=max(0.0, remaining))
+                name, result = wait_for(results, remaining)
             except queue.Empty:
                 break
             if isinstance(result, BaseException):
