@@ -111,7 +111,6 @@ def main() -> None:
     lacking = missing(names, found)
     module.exit_json(
         missing=lacking,
-        versions=found,
         hold=unheld(holds, held, lacking),
         unhold=[name for name in former if name in held and name not in holds],
     )

@@ -18,7 +18,7 @@ class ActionModule(ActionBase):
         if module == "preflight":
             answer |= {"ansible_facts": task_vars["facts"], "notes": []}
         elif module == "installed":
-            answer |= {"missing": asked["names"], "versions": {}, "hold": [], "unhold": []}
+            answer |= {"missing": asked["names"], "hold": [], "unhold": []}
         elif module == "kernel_values":
             answer |= {"applied": asked["values"], "kept": {}, "note": ""}
         elif module == "driver_state":

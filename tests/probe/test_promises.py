@@ -115,7 +115,7 @@ def test_a_record_that_others_can_write_proves_nothing(
         record(role="b" * 5000),
         record(base_x="b" * 5000),
         record(promises=[{"kind": "file"}]),
-        record(promises=[{**entry("file", "x"), "wanted": 1}]),  # type: ignore[dict-item] # on purpose
+        record(promises=[{**entry("file", "x"), "wanted": 1}]),
         record(promises=[entry("file", "x")] * 3000),
         " " * 500_000,
     ],
@@ -153,7 +153,7 @@ def test_packages_of_dpkg(tree: Tree) -> None:
         "gone": "absent",
         "never-there": "absent",
     }
-    assert "half-configured" in values["half-done"].why  # type: ignore[union-attr] # it is Unread
+    assert "half-configured" in values["half-done"].why
 
 
 def test_holds_of_dpkg(tree: Tree) -> None:

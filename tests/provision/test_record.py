@@ -56,8 +56,8 @@ def test_record_says_what_was_asked_for_and_what_came_of_it(state: Path) -> None
     }
     assert content["host"] == socket.gethostname()
     assert content["pid"] == os.getpid()
-    assert set(content["versions"]) >= {"clusterctl", "ansible-core", "ansible-runner"}  # type: ignore[call-overload]
-    assert list(content["nodes"]) == ["node1"]  # type: ignore[call-overload]
+    assert set(content["versions"]) >= {"clusterctl", "ansible-core", "ansible-runner"}
+    assert list(content["nodes"]) == ["node1"]
     events = (run.folder / "events.jsonl").read_text()
     assert json.loads(events) == {"event": "runner_on_ok", "event_data": {"host": "node1"}}
     assert sorted(path.name for path in run.folder.iterdir()) == [
@@ -151,7 +151,7 @@ def test_what_a_killed_run_did_is_read_off_its_events() -> None:
         events.write('{"event": "runner_on_o')  # in the middle of a write
     fcntl.flock(killed._lock, fcntl.LOCK_UN)
     record.tidy()
-    (node,) = _content(killed)["nodes"].values()  # type: ignore[attr-defined]
+    (node,) = _content(killed)["nodes"].values()
     assert node["state"] == "interrupted"
     assert node["roles_done"] == ["base"]
     assert node["interrupted_in"] == {"role": "mpi", "task": "x"}

@@ -47,7 +47,7 @@ def report(
         started_at="2026-01-01T00:00:00+00:00",
         duration_s=2.5,
         clusterctl_version="0.1.0",
-        **more,  # type: ignore[arg-type]
+        **more,
     )
 
 
